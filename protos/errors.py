@@ -195,14 +195,14 @@ def code_of(error: PushpullError) -> ErrorCode:
 
 def error_of(code: int, message: str) -> PushpullError:
     """The error that a wire code stands for; a code from a newer release is a plain `RefusedError`."""
-    kind = CODES.get(ErrorCode.ValueType(code)) if code in ErrorCode.values() else None
-    return (kind or RefusedError)(message)
+    kinds = {int(known): kind for known, kind in CODES.items()}
+    return kinds.get(code, RefusedError)(message)
 
 
 def error_of_call(call: grpc.RpcError) -> PushpullError | None:
     """The error that a refused gRPC call carries, or None if the call failed for a reason of the transport."""
-    metadata = call.trailing_metadata() if hasattr(call, "trailing_metadata") else None
-    for key, value in metadata or ():
-        if key == ERROR_CODE_METADATA_KEY and value in ErrorCode.keys():  # noqa: SIM118 (an enum wrapper, not a dict)
-            return error_of(ErrorCode.Value(value), call.details() or "")
-    return None
+    if not isinstance(call, grpc.Call):
+        return None
+    name = dict(call.trailing_metadata() or ()).get(ERROR_CODE_METADATA_KEY)
+    codes = {ErrorCode.Name(code): code for code in CODES}
+    return error_of(codes[name], call.details() or "") if name in codes else None

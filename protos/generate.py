@@ -16,7 +16,7 @@ def generate(destination: Path) -> list[Path]:
     """Writes the generated modules and stubs below `destination` and returns their paths."""
     protoc = importlib.import_module("grpc_tools.protoc")
     tools = importlib.import_module("grpc_tools")
-    well_known = Path(tools.__file__).parent / "_proto"
+    well_known = Path(str(tools.__file__)).parent / "_proto"
     # The virtual=disk form makes the generated imports say `from pushpull.protos import ...`.
     arguments = [
         "protoc",

@@ -174,7 +174,7 @@ class HeartbeatResponse(_message.Message):
     def __init__(self, num_workers: _Optional[int] = ...) -> None: ...
 
 class DealRequest(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "epoch", "dataset_size", "batch_size", "drop_last", "num_lots", "leave_epoch")
+    __slots__ = ("worker_id", "incarnation", "epoch", "dataset_size", "batch_size", "drop_last", "num_lots", "leave_epoch", "returned_lots")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -183,6 +183,7 @@ class DealRequest(_message.Message):
     DROP_LAST_FIELD_NUMBER: _ClassVar[int]
     NUM_LOTS_FIELD_NUMBER: _ClassVar[int]
     LEAVE_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    RETURNED_LOTS_FIELD_NUMBER: _ClassVar[int]
     worker_id: int
     incarnation: int
     epoch: int
@@ -191,7 +192,8 @@ class DealRequest(_message.Message):
     drop_last: bool
     num_lots: int
     leave_epoch: bool
-    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., epoch: _Optional[int] = ..., dataset_size: _Optional[int] = ..., batch_size: _Optional[int] = ..., drop_last: _Optional[bool] = ..., num_lots: _Optional[int] = ..., leave_epoch: _Optional[bool] = ...) -> None: ...
+    returned_lots: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., epoch: _Optional[int] = ..., dataset_size: _Optional[int] = ..., batch_size: _Optional[int] = ..., drop_last: _Optional[bool] = ..., num_lots: _Optional[int] = ..., leave_epoch: _Optional[bool] = ..., returned_lots: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Lot(_message.Message):
     __slots__ = ("id", "epoch", "first", "size")
@@ -427,14 +429,16 @@ class ShardReport(_message.Message):
     def __init__(self, hello: _Optional[_Union[ShardHello, _Mapping]] = ..., plan_installed: _Optional[_Union[PlanInstalled, _Mapping]] = ..., view_installed: _Optional[_Union[ViewInstalled, _Mapping]] = ..., initialised: _Optional[_Union[Initialised, _Mapping]] = ..., staged: _Optional[_Union[StepStaged, _Mapping]] = ..., refused: _Optional[_Union[StepRefused, _Mapping]] = ..., settled: _Optional[_Union[StepSettled, _Mapping]] = ..., alive: _Optional[_Union[WorkersAlive, _Mapping]] = ..., status: _Optional[_Union[ShardStatus, _Mapping]] = ...) -> None: ...
 
 class ShardHello(_message.Message):
-    __slots__ = ("shard", "address", "epoch")
+    __slots__ = ("shard", "address", "epoch", "last_sequence")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     shard: int
     address: str
     epoch: int
-    def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+    last_sequence: int
+    def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., epoch: _Optional[int] = ..., last_sequence: _Optional[int] = ...) -> None: ...
 
 class PlanInstalled(_message.Message):
     __slots__ = ("fingerprint",)
@@ -489,18 +493,20 @@ class StepRefused(_message.Message):
     def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., step: _Optional[int] = ..., code: _Optional[_Union[_common_pb2.ErrorCode, str]] = ...) -> None: ...
 
 class StepSettled(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "step", "applied", "lots")
+    __slots__ = ("worker_id", "incarnation", "step", "applied", "lots", "lots_done")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     APPLIED_FIELD_NUMBER: _ClassVar[int]
     LOTS_FIELD_NUMBER: _ClassVar[int]
+    LOTS_DONE_FIELD_NUMBER: _ClassVar[int]
     worker_id: int
     incarnation: int
     step: int
     applied: bool
     lots: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., step: _Optional[int] = ..., applied: _Optional[bool] = ..., lots: _Optional[_Iterable[int]] = ...) -> None: ...
+    lots_done: bool
+    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., step: _Optional[int] = ..., applied: _Optional[bool] = ..., lots: _Optional[_Iterable[int]] = ..., lots_done: _Optional[bool] = ...) -> None: ...
 
 class WorkersAlive(_message.Message):
     __slots__ = ("incarnations",)
@@ -509,16 +515,18 @@ class WorkersAlive(_message.Message):
     def __init__(self, incarnations: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RegistrarOrder(_message.Message):
-    __slots__ = ("install_plan", "view", "initialise", "close")
+    __slots__ = ("sequence", "install_plan", "view", "initialise", "close")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     INSTALL_PLAN_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
     INITIALISE_FIELD_NUMBER: _ClassVar[int]
     CLOSE_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
     install_plan: InstallPlan
     view: View
     initialise: Initialise
     close: RoundRecord
-    def __init__(self, install_plan: _Optional[_Union[InstallPlan, _Mapping]] = ..., view: _Optional[_Union[View, _Mapping]] = ..., initialise: _Optional[_Union[Initialise, _Mapping]] = ..., close: _Optional[_Union[RoundRecord, _Mapping]] = ...) -> None: ...
+    def __init__(self, sequence: _Optional[int] = ..., install_plan: _Optional[_Union[InstallPlan, _Mapping]] = ..., view: _Optional[_Union[View, _Mapping]] = ..., initialise: _Optional[_Union[Initialise, _Mapping]] = ..., close: _Optional[_Union[RoundRecord, _Mapping]] = ...) -> None: ...
 
 class InstallPlan(_message.Message):
     __slots__ = ("job", "plan", "optimizer")

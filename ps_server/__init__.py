@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""Parameter servers: shards, the registrar, and the gRPC server around them."""

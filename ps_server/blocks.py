@@ -1,0 +1,122 @@
+"""The blocks a shard owns: values, versions and optimizer state. Pure; one owner at a time for each bundle."""
+
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..protos.common_pb2 import OptimizerSpecification, Plan
+from .optimizers import GroupValues, optimizer_for
+
+
+@dataclass(frozen=True)
+class OwnedBlock:
+    """One block of this shard: where it lies in the flat buffers."""
+
+    block_id: int
+    start: int
+    stop: int
+    group: int
+    """Parameter group of the optimizer; -1 = never updated."""
+    parameter: str
+
+    @property
+    def num_elements(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Consecutive blocks that are updated, published and sent together: one message."""
+
+    number: int
+    first: int
+    last: int
+    """Positions of its blocks on the shard: first <= position < last."""
+    start: int
+    stop: int
+    """Elements in the flat buffers."""
+    lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
+    """Held while its values or its published copy change or are read."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.first, self.last))
+
+
+class BlockStore:
+    """Values, versions and optimizer state of one shard's blocks, in flat FP32 buffers in block-id order.
+
+    `versions[i]` counts the updates applied to block i of the shard: it rises only when its optimizer runs.
+    """
+
+    def __init__(self, plan: Plan, specification: OptimizerSpecification, shard: int, bundle_elements: int) -> None:
+        self.blocks: list[OwnedBlock] = []
+        start = 0
+        for block_id, block in enumerate(plan.blocks):
+            if block.shard != shard:
+                continue
+            stop = start + math.prod(block.sizes)
+            parameter = plan.parameters[block.parameter]
+            self.blocks.append(OwnedBlock(block_id, start, stop, parameter.group, parameter.name))
+            start = stop
+        self.num_elements = start
+        self.position_of = {block.block_id: position for position, block in enumerate(self.blocks)}
+        self.values = torch.zeros(start)
+        self.versions: NDArray[np.int64] = np.zeros(len(self.blocks), dtype=np.int64)
+        self.bundles = list(_bundles(self.blocks, bundle_elements))
+        self.bundle_of = np.zeros(len(self.blocks), dtype=np.int64)
+        for bundle in self.bundles:
+            self.bundle_of[bundle.first : bundle.last] = bundle.number
+        self.flags = [dict(group.flags) for group in specification.groups]
+        self.optimizer = optimizer_for(specification, [(block.start, block.stop) for block in self.blocks], start)
+        self._views = [self.values[block.start : block.stop] for block in self.blocks]
+
+    @property
+    def pushed_ids(self) -> set[int]:
+        """Ids of the blocks that gradients are pushed for."""
+        return {block.block_id for block in self.blocks if block.group >= 0}
+
+    @property
+    def version_spread(self) -> int:
+        """Largest minus smallest version of the blocks that are optimised, in updates."""
+        versions = [self.versions[position] for position, block in enumerate(self.blocks) if block.group >= 0]
+        return int(max(versions) - min(versions)) if versions else 0
+
+    @property
+    def parameter_bytes(self) -> int:
+        return 4 * self.num_elements
+
+    def array(self, block: OwnedBlock) -> NDArray[np.float32]:
+        """The values of one block, shared, not copied; float32 [num_elements]."""
+        return self.values.numpy()[block.start : block.stop]
+
+    def update(
+        self,
+        positions: Sequence[int],
+        gradients: Sequence[torch.Tensor],
+        numbers: dict[str, float],
+        group: int,
+    ) -> None:
+        """Runs the optimizer on blocks of one group and raises their versions."""
+        self.optimizer.update(
+            positions,
+            [self._views[position] for position in positions],
+            list(gradients),
+            GroupValues(numbers, self.flags[group]),
+        )
+        for position in positions:
+            self.versions[position] += 1
+
+
+def _bundles(blocks: Sequence[OwnedBlock], bundle_elements: int) -> Iterator[Bundle]:
+    number, first = 0, 0
+    for position, block in enumerate(blocks):
+        if position > first and block.stop - blocks[first].start > bundle_elements:
+            yield Bundle(number, first, position, blocks[first].start, blocks[position - 1].stop)
+            number, first = number + 1, position
+    if blocks:
+        yield Bundle(number, first, len(blocks), blocks[first].start, blocks[-1].stop)

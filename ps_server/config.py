@@ -1,0 +1,111 @@
+"""Settings of a job and of one server process. Checked once, here."""
+
+from dataclasses import dataclass
+
+from ..protos.errors import SettingError
+
+MODES = ("sync", "bounded", "async")
+DAMPINGS = ("none", "inverse", "sqrt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSettings:
+    """What holds for the whole job. Owned by the registrar; everybody else is told.
+
+    Raises:
+        SettingError: two settings contradict each other or one is out of its range.
+    """
+
+    mode: str = "sync"
+    """`sync` (rounds), `bounded` (bounded staleness) or `async`."""
+    staleness_bound: int = 4
+    """Clocks a worker may be ahead of the slowest when it pulls; `bounded` only."""
+    quorum: int | None = None
+    """Workers whose steps close a round; None is every member; `sync` only."""
+    damping: str = "inverse"
+    """How version staleness lowers the learning rate: `none`, `inverse` or `sqrt`; `async` only."""
+    push_codec: str = "fp32"
+    """Codec of gradients."""
+    pull_codec: str = "fp32"
+    """Codec of parameters."""
+    block_elements: int | None = None
+    """Elements of a block at most; None derives it from the model."""
+    lease_seconds: float = 10.0
+    """Silence after which a worker no longer counts."""
+    expected_workers: int = 0
+    """Workers that the first round waits for; 0 opens it with the first."""
+    start_timeout_seconds: float = 60.0
+    """How long the first round waits for the expected workers after the first has enrolled."""
+    progress_timeout_seconds: float = 600.0
+    """How long others wait for a live worker that ends no step; 0 is for ever."""
+    server_patience_seconds: float = 600.0
+    """How long a worker retries a silent shard."""
+    seed: int = 0
+    """Of the data order and of stochastic rounding."""
+    message_bytes: int = 1 << 20
+    """Target size of one message of frames."""
+    staging_bytes: int = 4 << 30
+    """Bytes of staged frames a shard may hold."""
+
+    def __post_init__(self) -> None:
+        _one_of("mode", self.mode, MODES)
+        _one_of("damping", self.damping, DAMPINGS)
+        _at_least("staleness_bound", self.staleness_bound, 0)
+        _at_least("expected_workers", self.expected_workers, 0)
+        _at_least("progress_timeout_seconds", self.progress_timeout_seconds, 0)
+        _at_least("message_bytes", self.message_bytes, 1 << 12)
+        for name in ("lease_seconds", "start_timeout_seconds", "server_patience_seconds", "staging_bytes"):
+            if getattr(self, name) <= 0:
+                raise SettingError(f"{name}={getattr(self, name)} must be greater than 0")
+        if self.block_elements is not None:
+            _at_least("block_elements", self.block_elements, 1)
+        if self.quorum is not None:
+            _at_least("quorum", self.quorum, 1)
+            if self.mode != "sync":
+                raise SettingError(f"quorum={self.quorum} needs mode=sync, not mode={self.mode}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """One server process.
+
+    Raises:
+        SettingError: shard 0 without job settings, another shard without a registrar, or a shard that does not exist.
+    """
+
+    shard: int
+    num_shards: int
+    listen: str = "127.0.0.1:0"
+    """host:port to bind; port 0 takes any free one."""
+    advertise: str | None = None
+    """host:port that workers dial; None is what was bound."""
+    registrar: str | None = None
+    """host:port of shard 0; None for shard 0 itself."""
+    job: JobSettings | None = None
+    """Shard 0 only."""
+    metrics_listen: str | None = "127.0.0.1:0"
+    """host:port of the Prometheus endpoint; None serves none."""
+    reflection: bool = False
+    """gRPC reflection, for tools such as grpcurl."""
+    num_apply_threads: int | None = None
+    """Threads that apply steps; None is one for each processor this process may use."""
+    max_workers: int = 128
+    """Worker streams at the same time; one more is refused."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.shard < self.num_shards:
+            raise SettingError(f"shard={self.shard} does not exist among num_shards={self.num_shards}")
+        if self.shard == 0 and self.job is None:
+            raise SettingError("shard 0 is the registrar and needs the job's settings")
+        if self.shard > 0 and self.registrar is None:
+            raise SettingError(f"shard {self.shard} needs the address of shard 0 (registrar=host:port)")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise SettingError(f"{name}={value} is not one of {', '.join(allowed)}")
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if value < least:
+        raise SettingError(f"{name}={value} must be at least {least}")

@@ -1,0 +1,389 @@
+"""Runs one shard: serialises calls into the core, carries out its effects, applies jobs.
+
+One lock guards the core and is held for bookkeeping only; frames are parsed, summed and published outside it. Order of
+locks: the engine's before the registrar's and before a session's queue; a bundle's lock is never held while asking for the
+engine's.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from ..protos.errors import (
+    BadRequestError,
+    ExpiredError,
+    FrameError,
+    NonFiniteError,
+    NotReadyError,
+    OverBudgetError,
+    PlanMismatchError,
+    UnknownBlockError,
+    WrongJobError,
+    WrongShardError,
+)
+from ..protos.registrar_pb2 import (
+    Initialise,
+    Initialised,
+    InstallPlan,
+    PlanInstalled,
+    RegistrarOrder,
+    ShardReport,
+    ShardStatus,
+    View,
+    ViewInstalled,
+    WorkersAlive,
+)
+from ..protos.shard_pb2 import Commit, Frames, Hello, InitialValues, Outcome, Pull, ShardMessage, Welcome
+from .blocks import Bundle
+from .job_runner import JobRunner
+from .links import RegistrarLink
+from .metrics import ServerMetrics
+from .session import Session
+from .shard import Shard
+from .shard_state import AnswerPull, Dismiss, Effect, Job, Key, PullTicket, Report, Run, Tell
+from .statistics import ShardStatistics, peak_memory_bytes
+
+log = structlog.get_logger(__name__)
+
+
+class Engine:
+    """The adapter around one shard's core. Every public method may be called from any thread."""
+
+    def __init__(
+        self, shard: int, num_apply_threads: int, max_workers: int, metrics: ServerMetrics, epoch: int
+    ) -> None:
+        self._number = shard
+        self._num_apply_threads = num_apply_threads
+        self._max_workers = max_workers
+        self._epoch = epoch
+        self._metrics = metrics
+        self._statistics = ShardStatistics(metrics)
+        self._lock = threading.Lock()
+        self._link: RegistrarLink | None = None
+        self._shard: Shard | None = None
+        self._runner: JobRunner | None = None
+        self._view = View()
+        self._grant = Initialise()
+        self._sessions: dict[Key, Session] = {}
+        self._heard: set[int] = set()
+        self._refusals_counted: dict[str, int] = {}
+        self._job_started = 0.0
+        self._commit_times: dict[Key, float] = {}
+        self.address = ""
+
+    def attach(self, link: RegistrarLink) -> None:
+        """Sets where reports go; before anything else."""
+        self._link = link
+
+    @property
+    def trained(self) -> bool:
+        """Whether the shard holds initialised parameters."""
+        return self._shard is not None and self._shard.state.ready
+
+    def stop(self) -> None:
+        """Ends every stream and the applying threads."""
+        with self._lock:
+            for session in self._sessions.values():
+                session.end()
+            runner = self._runner
+        if runner is not None:
+            runner.stop()
+
+    # ---- streams ----
+
+    def open(self, hello: Hello) -> Session:
+        """Checks a worker and opens its session; an older session of the same incarnation ends.
+
+        Raises:
+            WrongShardError, WrongJobError, PlanMismatchError, NotReadyError, OverBudgetError, FencedError,
+            UnknownIncarnationError.
+        """
+        if hello.shard != self._number:
+            raise WrongShardError(f"this is shard {self._number} at {self.address}, not shard {hello.shard}")
+        with self._lock:
+            shard = self._loaded()
+            if hello.job_id != shard.job.job_id:
+                raise WrongJobError(f"shard {self._number} serves job {shard.job.job_id}, not {hello.job_id}")
+            if hello.plan_fingerprint != shard.fingerprint:
+                raise PlanMismatchError(
+                    f"worker {hello.worker_id} has another plan than shard {self._number}; enrol again"
+                )
+            key = (hello.worker_id, hello.incarnation)
+            last_step = shard.state.welcome(key)
+            old = self._sessions.pop(key, None)
+            if old is not None:
+                old.end()
+            if len(self._sessions) >= self._max_workers:
+                raise OverBudgetError(
+                    f"shard {self._number} serves {self._max_workers} worker streams already; raise max_workers"
+                )
+            session = self._sessions[key] = Session(key)
+            self._heard.add(hello.incarnation)
+            self._metrics.streams.set(len(self._sessions))
+            session.send(_bytes(ShardMessage(welcome=Welcome(epoch=self._epoch, last_step=last_step))))
+            return session
+
+    def close(self, session: Session) -> None:
+        """The stream of a session is over."""
+        with self._lock:
+            if self._sessions.get(session.key) is session:
+                del self._sessions[session.key]
+            self._metrics.streams.set(len(self._sessions))
+        session.end()
+
+    def frames(self, key: Key, message: Frames, num_bytes: int) -> None:
+        """Stages the frames of one message; `num_bytes` is its size on the wire."""
+        with self._lock:
+            shard = self._loaded()
+            self._heard.add(key[1])
+            admitted = shard.state.admit(key, message.step, message.attempt, message.blocks)
+            self._count_refusals(shard)
+        if not admitted:
+            return
+        try:
+            frames = shard.parse(message.blocks, message.lengths, message.payload)
+        except (FrameError, NonFiniteError, UnknownBlockError) as error:
+            with self._lock:
+                shard.state.refuse(key, message.step, message.attempt, error)
+                self._count_refusals(shard)
+            return
+        with self._lock:
+            shard.state.stage(key, message.step, message.attempt, frames)
+            self._statistics.pushed(num_bytes, shard.num_elements(message.blocks))
+            self._count_refusals(shard)
+
+    def commit(self, key: Key, commit: Commit) -> None:
+        """Commits a step."""
+        with self._lock:
+            shard = self._loaded()
+            self._heard.add(key[1])
+            self._commit_times[key] = time.monotonic()
+            self._carry_out(shard, shard.state.commit(key, commit))
+            self._count_refusals(shard)
+
+    def pull(self, key: Key, pull: Pull) -> None:
+        """Asks for newer values."""
+        with self._lock:
+            shard = self._loaded()
+            self._heard.add(key[1])
+            self._commit_times[key] = time.monotonic()
+            self._carry_out(shard, shard.state.pull(key, pull))
+
+    def initial_values(self, key: Key, message: InitialValues) -> None:
+        """Takes initial values from the worker that holds the grant.
+
+        Raises:
+            ExpiredError: another worker holds the grant now.
+            BadRequestError: the shard is initialised already.
+        """
+        with self._lock:
+            shard = self._loaded()
+            self._heard.add(key[1])
+            if shard.state.ready or self._grant.done:
+                raise BadRequestError(f"shard {self._number} is initialised already")
+            if message.grant != self._grant.grant or key[1] != self._grant.incarnation:
+                raise ExpiredError("another worker has been given the right to initialise")
+        frames = shard.parse(message.blocks, message.lengths, message.payload)
+        with self._lock:
+            complete = message.grant == self._grant.grant and shard.take_initial(frames)
+        if complete:
+            shard.publish_all()
+            self._report(ShardReport(initialised=Initialised(grant=message.grant)))
+
+    # ---- orders of the registrar, one thread, in order ----
+
+    def on_order(self, order: RegistrarOrder) -> None:
+        """Carries out an order."""
+        match order.WhichOneof("order"):
+            case "install_plan":
+                self._install(order.install_plan)
+            case "view":
+                with self._lock:
+                    self._view = order.view
+                    if self._shard is not None:
+                        self._carry_out(self._shard, self._shard.state.install_view(order.view))
+                self._report(ShardReport(status=self.status()))
+                self._report(ShardReport(view_installed=ViewInstalled(number=order.view.number)))
+            case "initialise":
+                self._initialise(order.initialise)
+            case "close":
+                with self._lock:
+                    shard = self._loaded()
+                    self._carry_out(shard, shard.state.close(order.close))
+
+    def reports_again(self) -> list[ShardReport]:
+        """For a new link: everything the registrar may have missed."""
+        with self._lock:
+            reports = [ShardReport(view_installed=ViewInstalled(number=self._view.number))]
+            if self._shard is not None:
+                shard = self._shard
+                reports.append(ShardReport(plan_installed=PlanInstalled(fingerprint=shard.fingerprint)))
+                if len(shard.initialised) == len(shard.store.blocks) and not shard.state.ready:
+                    reports.append(ShardReport(initialised=Initialised(grant=self._grant.grant)))
+                reports += shard.state.reports_again()
+            return reports
+
+    def beat(self) -> None:
+        """Tells the registrar who was heard of, and how the shard is. Called now and then."""
+        with self._lock:
+            heard, self._heard = self._heard, set()
+        if heard:
+            self._report(ShardReport(alive=WorkersAlive(incarnations=sorted(heard))))
+        self._report(ShardReport(status=self.status()))
+
+    def status(self) -> ShardStatus:
+        """The shard's figures at this moment."""
+        with self._lock:
+            statistics, shard = self._statistics, self._shard
+            status = ShardStatus(
+                shard=self._number,
+                address=self.address,
+                epoch=self._epoch,
+                bytes_pushed=statistics.bytes_pushed,
+                bytes_pulled=statistics.bytes_pulled,
+                elements_pushed=statistics.elements_pushed,
+                version_staleness=statistics.version_staleness.message(),
+                clock_lag=statistics.clock_lag.message(),
+                peak_memory_bytes=peak_memory_bytes(),
+                non_finite_sums=statistics.non_finite_sums,
+            )
+            if shard is not None:
+                counters = shard.state.counters
+                status.num_blocks = len(shard.store.blocks)
+                status.parameter_bytes = shard.store.parameter_bytes
+                status.steps_applied = counters.steps_applied
+                status.duplicates_dropped = counters.duplicates_dropped
+                status.pushes_refused.update(counters.pushes_refused)
+                status.pulls_waited = counters.pulls_waited
+                status.round = shard.state.round
+                self._metrics.staged_bytes.set(shard.state.staged_bytes)
+                self._metrics.version_spread.set(shard.store.version_spread)
+            return status
+
+    # ---- applying ----
+
+    def begin_job(self, job: Job) -> Callable[[Bundle], None]:
+        with self._lock:
+            shard = self._loaded()
+            tickets = shard.state.streaming(job)
+        self._job_started = time.monotonic()
+
+        def apply(bundle: Bundle) -> None:
+            result = shard.applier.apply(bundle, job)
+            with self._lock:
+                self._statistics.applied(result.staleness, result.non_finite)
+                for ticket in tickets:
+                    self._send_bundles(shard, ticket, [bundle])
+            for parameter in result.non_finite:
+                log.warning("sum is not finite; block left untouched", shard=self._number, parameter=parameter)
+
+        return apply
+
+    def end_job(self, job: Job) -> None:
+        with self._lock:
+            shard = self._loaded()
+            self._metrics.optimizer_seconds.observe(time.monotonic() - self._job_started)
+            self._carry_out(shard, shard.state.finish(job))
+
+    # ---- inside; the lock is held where effects are carried out ----
+
+    def _loaded(self) -> Shard:
+        if self._shard is None:
+            raise NotReadyError(f"shard {self._number} at {self.address} has no plan yet")
+        return self._shard
+
+    def _report(self, report: ShardReport) -> None:
+        assert self._link is not None
+        self._link.report(report)
+
+    def _install(self, order: InstallPlan) -> None:
+        if self._shard is None:
+            shard = Shard(self._number, order)
+            with self._lock:
+                self._shard = shard
+                self._runner = JobRunner(self, shard.store.bundles, self._num_apply_threads)
+                shard.state.install_view(self._view)
+            self._metrics.parameter_bytes.set(shard.store.parameter_bytes)
+        self._report(ShardReport(plan_installed=PlanInstalled(fingerprint=order.plan.fingerprint)))
+
+    def _initialise(self, order: Initialise) -> None:
+        with self._lock:
+            shard = self._loaded()
+            if order.grant != self._grant.grant:
+                shard.initialised.clear()
+            self._grant = order
+            shard.state.ready = shard.state.ready or order.done
+            empty = not shard.store.blocks
+        if empty and not order.done:
+            self._report(ShardReport(initialised=Initialised(grant=order.grant)))
+
+    def _carry_out(self, shard: Shard, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Report(report):
+                    self._report(report)
+                case Run(job):
+                    assert self._runner is not None
+                    self._runner.submit(job)
+                case Tell(key, outcome):
+                    self._tell(key, outcome)
+                case AnswerPull():
+                    self._answer(shard, effect)
+                case Dismiss(key):
+                    session = self._sessions.pop(key, None)
+                    if session is not None:
+                        session.end(shard.state.membership.why_gone(*key))
+
+    def _tell(self, key: Key, outcome: Outcome) -> None:
+        kind = Outcome.Kind.Name(outcome.kind).removeprefix("KIND_").lower()
+        if outcome.duplicate:
+            self._metrics.duplicates.inc()
+        else:
+            self._metrics.pushes.labels(outcome=kind).inc()
+            if key in self._commit_times:
+                self._metrics.push_seconds.observe(time.monotonic() - self._commit_times[key])
+        session = self._sessions.get(key)
+        if session is not None:
+            session.send(_bytes(ShardMessage(outcome=outcome)))
+
+    def _answer(self, shard: Shard, effect: AnswerPull) -> None:
+        ticket = effect.ticket
+        waited = time.monotonic() - self._commit_times.pop(ticket.key, time.monotonic())
+        self._statistics.answered(effect.clock_lag, ticket.waited, waited)
+        self._send_bundles(shard, ticket, shard.store.bundles)
+        session = self._sessions.get(ticket.key)
+        if session is not None:
+            session.send(_bytes(ShardMessage(pull_done=effect.done)))
+
+    def _send_bundles(self, shard: Shard, ticket: PullTicket, bundles: Sequence[Bundle]) -> None:
+        """Queues the bundles in which the ticket lacks a version."""
+        session = self._sessions.get(ticket.key)
+        if session is None:
+            return
+        for bundle in bundles:
+            part = slice(bundle.first, bundle.last)
+            newest = shard.store.versions[part]
+            if (ticket.base_versions[part] < newest).any():
+                session.send(self._maker(shard, bundle, ticket.base_versions[part].copy()))
+                ticket.base_versions[part] = newest
+
+    def _maker(self, shard: Shard, bundle: Bundle, held: NDArray[np.int64]) -> Callable[[], bytes]:
+        def make() -> bytes:
+            with bundle.lock:
+                message = shard.publisher.message(bundle, held)
+            with self._lock:
+                self._statistics.pulled(len(message))
+            return message
+
+        return make
+
+    def _count_refusals(self, shard: Shard) -> None:
+        self._statistics.refused(shard.state.counters.pushes_refused, self._refusals_counted)
+
+
+def _bytes(message: ShardMessage) -> bytes:
+    return message.SerializeToString()

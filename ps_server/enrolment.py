@@ -1,0 +1,129 @@
+"""Agreement on model and optimizer, and the right to initialise the servers. Pure; owned by the registrar."""
+
+import math
+from dataclasses import dataclass, field
+
+from ..protos.common_pb2 import OptimizerSpecification, Plan
+from ..protos.errors import BadRequestError, OptimizerMismatchError, PlanMismatchError
+from ..protos.registrar_pb2 import EnrolRequest
+
+
+@dataclass
+class Enrolment:
+    """The job's plan and optimizer, from the first worker that enrolled, and who may initialise.
+
+    Invariants: plan and optimizer never change once set; at most one grant is open; grants only grow; `initialised` never
+    becomes false again.
+    """
+
+    num_shards: int
+    plan: Plan | None = None
+    optimizer: OptimizerSpecification | None = None
+    first_worker: int = -1
+    initialised: bool = False
+    grant: int = 0
+    grant_holder: int | None = None
+    """Incarnation that may initialise; None while nobody may."""
+    initialised_shards: set[int] = field(default_factory=set)
+
+    def agree(self, request: EnrolRequest) -> bool:
+        """Takes the first worker's plan and optimizer; compares everybody else's. True if this was the first.
+
+        Raises:
+            PlanMismatchError, OptimizerMismatchError: names the first difference and both workers.
+            BadRequestError: the plan contradicts itself.
+        """
+        if self.plan is None:
+            check_plan(request.plan, self.num_shards)
+            self.plan, self.optimizer = request.plan, request.optimizer
+            self.first_worker = request.worker_id
+            return True
+        mine, theirs = f"worker {request.worker_id}", f"worker {self.first_worker}"
+        if request.plan.fingerprint != self.plan.fingerprint:
+            raise PlanMismatchError(
+                f"the model of {mine} differs from that of {theirs}: {plan_difference(self.plan, request.plan)}"
+            )
+        assert self.optimizer is not None
+        difference = optimizer_difference(self.optimizer, request.optimizer)
+        if difference is not None:
+            raise OptimizerMismatchError(f"the optimizer of {mine} differs from that of {theirs}: {difference}")
+        return False
+
+    def open_grant(self, incarnation: int) -> int:
+        """Gives the right to initialise; voids an earlier grant."""
+        self.grant += 1
+        self.grant_holder = incarnation
+        self.initialised_shards.clear()
+        return self.grant
+
+    def shard_initialised(self, shard: int, grant: int) -> bool:
+        """A shard holds initial values of all its blocks; True when with this one all shards do."""
+        if self.initialised or grant != self.grant:
+            return False
+        self.initialised_shards.add(shard)
+        self.initialised = len(self.initialised_shards) == self.num_shards
+        return self.initialised
+
+
+def check_plan(plan: Plan, num_shards: int) -> None:
+    """Refuses a plan that contradicts itself.
+
+    Raises:
+        BadRequestError: says what is wrong.
+    """
+    if plan.num_shards != num_shards:
+        raise BadRequestError(f"the plan is for {plan.num_shards} shards, the job has {num_shards}")
+    covered = [0] * len(plan.parameters)
+    for number, block in enumerate(plan.blocks):
+        if block.parameter >= len(plan.parameters) or block.shard >= num_shards:
+            raise BadRequestError(f"block {number} names a parameter or shard that does not exist")
+        shape = plan.parameters[block.parameter].shape
+        inside = len(block.offsets) == len(block.sizes) == len(shape) and all(
+            size > 0 and offset + size <= extent
+            for offset, size, extent in zip(block.offsets, block.sizes, shape, strict=True)
+        )
+        if not inside:
+            raise BadRequestError(f"block {number} lies outside {plan.parameters[block.parameter].name}")
+        covered[block.parameter] += math.prod(block.sizes)
+    for parameter, elements in zip(plan.parameters, covered, strict=True):
+        if elements != math.prod(parameter.shape):
+            raise BadRequestError(f"the blocks of {parameter.name} do not cover it exactly")
+
+
+def plan_difference(ours: Plan, theirs: Plan) -> str:
+    """The first difference between two plans, for people."""
+    for index in range(max(len(ours.parameters), len(theirs.parameters))):
+        if index >= len(theirs.parameters):
+            return f"it lacks parameter {ours.parameters[index].name}"
+        if index >= len(ours.parameters):
+            return f"it has parameter {theirs.parameters[index].name}, which the job does not know"
+        mine, other = ours.parameters[index], theirs.parameters[index]
+        if mine.name != other.name:
+            return f"parameter {index} is {other.name}, not {mine.name}"
+        if list(mine.shape) != list(other.shape):
+            return f"{mine.name} has shape {tuple(other.shape)}, not {tuple(mine.shape)}"
+        if mine.trainable != other.trainable:
+            return f"{mine.name} is {'trainable' if other.trainable else 'frozen'} there, but not in the job"
+        if mine.group != other.group:
+            return f"{mine.name} is in parameter group {other.group}, not {mine.group}"
+        if list(mine.aliases) != list(other.aliases):
+            return f"{mine.name} is tied to {list(other.aliases)}, not to {list(mine.aliases)}"
+    return f"its blocks are cut differently (block_elements {theirs.block_elements}, not {ours.block_elements})"
+
+
+def optimizer_difference(ours: OptimizerSpecification, theirs: OptimizerSpecification) -> str | None:
+    """The first difference between two optimizers, for people; None if there is none."""
+    if ours.name != theirs.name:
+        return f"it is {theirs.name}, not {ours.name}"
+    if len(ours.groups) != len(theirs.groups):
+        return f"it has {len(theirs.groups)} parameter groups, not {len(ours.groups)}"
+    for index, (mine, other) in enumerate(zip(ours.groups, theirs.groups, strict=True)):
+        for field_name, values, others in (
+            ("number", mine.numbers, other.numbers),
+            ("flag", mine.flags, other.flags),
+        ):
+            for name in sorted(set(values) | set(others)):
+                if name not in values or name not in others or values[name] != others[name]:
+                    want, got = values.get(name, "absent"), others.get(name, "absent")
+                    return f"{field_name} {name} of group {index} is {got}, not {want}"
+    return None

@@ -1,0 +1,48 @@
+"""Job settings to and from their message on the wire."""
+
+from collections.abc import Sequence
+
+from ..protos.common_pb2 import JobSpecification, Mode
+from .config import JobSettings
+
+MODE_OF_NAME = {"sync": Mode.MODE_SYNC, "bounded": Mode.MODE_BOUNDED, "async": Mode.MODE_ASYNC}
+NAME_OF_MODE = {mode: name for name, mode in MODE_OF_NAME.items()}
+
+
+def job_message(settings: JobSettings, job_id: str, shard_addresses: Sequence[str]) -> JobSpecification:
+    """What workers and other shards are told."""
+    return JobSpecification(
+        job_id=job_id,
+        mode=MODE_OF_NAME[settings.mode],
+        staleness_bound=settings.staleness_bound,
+        quorum=settings.quorum or 0,
+        damping=settings.damping,
+        push_codec=settings.push_codec,
+        pull_codec=settings.pull_codec,
+        block_elements=settings.block_elements or 0,
+        lease_seconds=settings.lease_seconds,
+        num_shards=len(shard_addresses),
+        shard_addresses=shard_addresses,
+        expected_workers=settings.expected_workers,
+        server_patience_seconds=settings.server_patience_seconds,
+        seed=settings.seed,
+        message_bytes=settings.message_bytes,
+    )
+
+
+def settings_of(job: JobSpecification) -> JobSettings:
+    """The settings a shard needs, from the registrar's message; what only the registrar needs keeps its default."""
+    return JobSettings(
+        mode=NAME_OF_MODE[job.mode],
+        staleness_bound=job.staleness_bound,
+        quorum=job.quorum or None,
+        damping=job.damping,
+        push_codec=job.push_codec,
+        pull_codec=job.pull_codec,
+        block_elements=job.block_elements or None,
+        lease_seconds=job.lease_seconds,
+        expected_workers=job.expected_workers,
+        server_patience_seconds=job.server_patience_seconds,
+        seed=job.seed,
+        message_bytes=job.message_bytes,
+    )

@@ -1,0 +1,108 @@
+"""Between a shard and the registrar: reports one way, orders the other, in order, across reconnects."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import grpc
+import structlog
+
+from ..protos.errors import error_of_call
+from ..protos.registrar_pb2 import RegistrarOrder, ShardHello, ShardReport
+from ..protos.registrar_pb2_grpc import RegistrarStub
+from .rpc import CLIENT_OPTIONS
+
+log = structlog.get_logger(__name__)
+
+
+class RegistrarLink(Protocol):
+    """What a shard needs of the registrar."""
+
+    def report(self, report: ShardReport) -> None:
+        """Tells the registrar; never waits for the network."""
+
+
+class LinkedShard(Protocol):
+    """What a link needs of its shard."""
+
+    def on_order(self, order: RegistrarOrder) -> None:
+        """Carries out an order; called by one thread, in order."""
+
+    def reports_again(self) -> list[ShardReport]:
+        """What must be said again on a new link."""
+
+
+class LocalLink:
+    """The link of shard 0, whose process the registrar lives in. Reports are direct calls."""
+
+    def __init__(self, take_report: Callable[[int, ShardReport], None]) -> None:
+        self._take_report = take_report
+
+    def report(self, report: ShardReport) -> None:
+        self._take_report(0, report)
+
+
+class RemoteLink:
+    """The link of any other shard: one stream, opened again whenever it breaks."""
+
+    def __init__(self, registrar: str, hello: ShardHello) -> None:
+        self._registrar = registrar
+        self._hello = hello
+        self._outgoing: queue.SimpleQueue[ShardReport | None] = queue.SimpleQueue()
+        self._stopped = threading.Event()
+        self._call: grpc.Call | None = None
+
+    def report(self, report: ShardReport) -> None:
+        self._outgoing.put(report)
+
+    def start(self, shard: LinkedShard) -> None:
+        threading.Thread(target=self._run, args=(shard,), name="registrar-link", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._call is not None:
+            self._call.cancel()
+
+    def _run(self, shard: LinkedShard) -> None:
+        with grpc.insecure_channel(self._registrar, options=CLIENT_OPTIONS) as channel:
+            stub = RegistrarStub(channel)
+            while not self._stopped.is_set():
+                try:
+                    self._serve_one_stream(stub, shard)
+                except grpc.RpcError as error:
+                    refusal = error_of_call(error)
+                    if not self._stopped.is_set():
+                        log.warning("link lost", registrar=self._registrar, reason=str(refusal or error.code()))
+                self._stopped.wait(0.3)
+
+    def _serve_one_stream(self, stub: RegistrarStub, shard: LinkedShard) -> None:
+        # A fresh queue for each stream: what the broken one had not sent is said again by the shard.
+        outgoing: queue.SimpleQueue[ShardReport | None] = queue.SimpleQueue()
+        outgoing.put(ShardReport(hello=self._hello))
+        self._outgoing = outgoing
+        call = self._call = stub.Link(iter(outgoing.get, None), wait_for_ready=True)
+        for report in shard.reports_again():
+            outgoing.put(report)
+        try:
+            for order in call:
+                shard.on_order(order)
+                self._hello.last_sequence = order.sequence
+        finally:
+            outgoing.put(None)
+
+
+class OrderStream:
+    """Orders for one shard, as the registrar's side of a link."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[RegistrarOrder | None] = queue.SimpleQueue()
+
+    def put(self, order: RegistrarOrder) -> None:
+        self._queue.put(order)
+
+    def end(self) -> None:
+        self._queue.put(None)
+
+    def __iter__(self) -> Iterator[RegistrarOrder]:
+        return iter(self._queue.get, None)

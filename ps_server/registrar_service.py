@@ -1,0 +1,261 @@
+"""The Registrar service: wire <-> registrar, delivery of its orders, and its clock."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import grpc
+import structlog
+
+from ..protos.common_pb2 import JobSpecification
+from ..protos.errors import BadRequestError, NotReadyError, ServerLostError
+from ..protos.registrar_pb2 import (
+    ActivateRequest,
+    ActivateResponse,
+    DealRequest,
+    DealResponse,
+    EnrolRequest,
+    EnrolResponse,
+    HeartbeatRequest,
+    HeartbeatResponse,
+    JobStatus,
+    JobStatusRequest,
+    JoinRequest,
+    JoinResponse,
+    LeaveRequest,
+    LeaveResponse,
+    PauseRequest,
+    PauseResponse,
+    RegistrarOrder,
+    ShardHello,
+    ShardReport,
+)
+from ..protos.registrar_pb2_grpc import RegistrarServicer
+from .config import JobSettings
+from .job import job_message
+from .links import LinkedShard, OrderStream
+from .metrics import ServerMetrics
+from .registrar import Registrar
+from .rpc import refusing
+
+log = structlog.get_logger(__name__)
+
+ORDERS_KEPT = 4096
+"""Orders that a shard may miss while its link is down."""
+VIEW_PATIENCE_SECONDS = 10.0
+
+
+class RegistrarService(RegistrarServicer):
+    """Serialises calls into the registrar with one lock; sends its orders to every shard in one order."""
+
+    def __init__(
+        self, settings: JobSettings, num_shards: int, job_id: str, tick_seconds: float, metrics: ServerMetrics
+    ) -> None:
+        self._settings = settings
+        self._job_id = job_id
+        self._metrics = metrics
+        self._tick_seconds = tick_seconds
+        self._registrar = Registrar(settings, num_shards, tick_seconds)
+        self._changed = threading.Condition()
+        self._sequence = 0
+        self._log: list[RegistrarOrder] = []
+        self._addresses: list[str | None] = [None] * num_shards
+        self._epochs: list[int | None] = [None] * num_shards
+        self._streams: dict[int, OrderStream] = {}
+        self._stopped = threading.Event()
+        self._lost: ServerLostError | None = None
+        registrar = self._registrar
+        metrics.watch_registrar(
+            live_workers=lambda: registrar.num_workers,
+            lease_expiries=lambda: registrar.lease_expiries,
+            rounds=lambda: registrar.rounds_closed,
+            failures=lambda: registrar.failures,
+            split_steps=lambda: registrar.split_steps,
+        )
+
+    def start(self, shard: LinkedShard, address: str, epoch: int) -> None:
+        """Links shard 0, which lives in this process, and starts the clock."""
+        stream = self._link(ShardHello(shard=0, address=address, epoch=epoch))
+        threading.Thread(target=self._deliver, args=(shard, stream), name="orders", daemon=True).start()
+        threading.Thread(target=self._tick, name="tick", daemon=True).start()
+
+    def stop(self) -> None:
+        """Ends every link."""
+        self._stopped.set()
+        with self._changed:
+            for stream in self._streams.values():
+                stream.end()
+
+    def take_report(self, shard: int, report: ShardReport) -> None:
+        """Of a linked shard."""
+        with self._changed:
+            self._registrar.report(time.monotonic(), shard, report)
+            self._send_orders()
+
+    # ---- calls ----
+
+    def Join(self, request: JoinRequest, context: grpc.ServicerContext) -> JoinResponse:
+        with refusing(context, self._metrics), self._changed:
+            self._wait(lambda: None not in self._addresses, "shard {} has not linked to the registrar yet")
+            self._check_shards()
+            response = self._registrar.join(time.monotonic(), request)
+            self._send_orders()
+            self._wait_for_view()
+            response.job.CopyFrom(self._job())
+            log.info(
+                "worker joined",
+                worker=response.worker_id,
+                incarnation=response.incarnation,
+                host=request.host,
+            )
+            return response
+
+    def Enrol(self, request: EnrolRequest, context: grpc.ServicerContext) -> EnrolResponse:
+        with refusing(context, self._metrics), self._changed:
+            self._check_shards()
+            response = self._registrar.enrol(time.monotonic(), request)
+            self._send_orders()
+            return response
+
+    def Activate(self, request: ActivateRequest, context: grpc.ServicerContext) -> ActivateResponse:
+        with refusing(context, self._metrics), self._changed:
+            response = self._registrar.activate(
+                time.monotonic(), request.worker_id, request.incarnation, request.last_clock
+            )
+            self._send_orders()
+            if response.open:
+                self._wait_for_view()
+            return response
+
+    def Pause(self, request: PauseRequest, context: grpc.ServicerContext) -> PauseResponse:
+        with refusing(context, self._metrics), self._changed:
+            self._registrar.pause(time.monotonic(), request.worker_id, request.incarnation)
+            self._send_orders()
+            return PauseResponse()
+
+    def Heartbeat(self, request: HeartbeatRequest, context: grpc.ServicerContext) -> HeartbeatResponse:
+        with refusing(context, self._metrics), self._changed:
+            self._registrar.heartbeat(time.monotonic(), request.worker_id, request.incarnation, request.report)
+            return HeartbeatResponse(num_workers=self._registrar.num_workers)
+
+    def Deal(self, request: DealRequest, context: grpc.ServicerContext) -> DealResponse:
+        with refusing(context, self._metrics), self._changed:
+            response = self._registrar.deal(time.monotonic(), request)
+            self._send_orders()
+            return response
+
+    def Leave(self, request: LeaveRequest, context: grpc.ServicerContext) -> LeaveResponse:
+        with refusing(context, self._metrics), self._changed:
+            self._registrar.leave(
+                time.monotonic(), request.worker_id, request.incarnation, request.report, request.failure
+            )
+            self._send_orders()
+            self._wait_for_view()
+            log.info("worker left", worker=request.worker_id, failure=request.failure or None)
+            return LeaveResponse()
+
+    def Status(self, request: JobStatusRequest, context: grpc.ServicerContext) -> JobStatus:
+        with self._changed:
+            registrar = self._registrar
+            return JobStatus(
+                job=self._job(),
+                phase=registrar.phase,
+                round=registrar.rounds_closed,
+                workers=registrar.worker_statuses(),
+                shards=registrar.shard_statuses(),
+                lease_expiries=registrar.lease_expiries,
+                failures=registrar.failures,
+                split_steps=registrar.split_steps,
+                longest_round_gap_seconds=registrar.longest_round_gap_seconds,
+            )
+
+    def Link(self, request_iterator: Iterator[ShardReport], context: grpc.ServicerContext) -> Iterator[RegistrarOrder]:
+        with refusing(context, self._metrics):
+            first = next(request_iterator, ShardReport())
+            if first.WhichOneof("report") != "hello":
+                raise BadRequestError("the first message of a link is ShardHello")
+            stream = self._link(first.hello)
+        context.add_callback(stream.end)
+        threading.Thread(
+            target=self._receive,
+            args=(first.hello.shard, request_iterator, stream),
+            name="reports",
+            daemon=True,
+        ).start()
+        yield from stream
+
+    # ---- inside ----
+
+    def _job(self) -> JobSpecification:
+        return job_message(self._settings, self._job_id, [address or "" for address in self._addresses])
+
+    def _link(self, hello: ShardHello) -> OrderStream:
+        with self._changed:
+            shard = hello.shard
+            if shard >= len(self._addresses):
+                raise BadRequestError(f"the job has {len(self._addresses)} shards; there is no shard {shard}")
+            known = self._epochs[shard]
+            if known is not None and known != hello.epoch and self._registrar.agreed is not None:
+                self._lost = ServerLostError(
+                    f"shard {shard} at {hello.address} came back without its state; the job cannot go on"
+                )
+                raise self._lost
+            if self._log and hello.last_sequence + 1 < self._log[0].sequence:
+                raise BadRequestError(f"shard {shard} was away for too many orders")
+            old = self._streams.get(shard)
+            if old is not None:
+                old.end()
+            stream = self._streams[shard] = OrderStream()
+            self._addresses[shard], self._epochs[shard] = hello.address, hello.epoch
+            for order in self._log:
+                if order.sequence > hello.last_sequence:
+                    stream.put(order)
+            self._changed.notify_all()
+            return stream
+
+    def _send_orders(self) -> None:
+        for order in self._registrar.take_orders():
+            self._sequence += 1
+            order.sequence = self._sequence
+            if order.WhichOneof("order") == "install_plan":
+                order.install_plan.job.CopyFrom(self._job())
+            self._log.append(order)
+            for stream in self._streams.values():
+                stream.put(order)
+        del self._log[:-ORDERS_KEPT]
+        self._changed.notify_all()
+
+    def _wait_for_view(self) -> None:
+        number = self._registrar.view_number
+        self._wait(
+            lambda: self._registrar.installed_everywhere(number),
+            "a shard has not acknowledged the newest view yet",
+        )
+
+    def _wait(self, condition: Callable[[], bool], message: str) -> None:
+        if not self._changed.wait_for(condition, VIEW_PATIENCE_SECONDS):
+            missing = next((i for i, address in enumerate(self._addresses) if address is None), "")
+            raise NotReadyError(message.format(missing))
+
+    def _check_shards(self) -> None:
+        if self._lost is not None:
+            raise self._lost
+
+    def _receive(self, shard: int, reports: Iterator[ShardReport], stream: OrderStream) -> None:
+        try:
+            for report in reports:
+                self.take_report(shard, report)
+        except grpc.RpcError:
+            pass
+        finally:
+            stream.end()
+
+    def _deliver(self, shard: LinkedShard, stream: OrderStream) -> None:
+        for order in stream:
+            shard.on_order(order)
+
+    def _tick(self) -> None:
+        while not self._stopped.wait(self._tick_seconds):
+            with self._changed:
+                self._registrar.tick(time.monotonic())
+                self._send_orders()

@@ -1,0 +1,127 @@
+"""Synchronous rounds: whose step is in which round. Pure; owned by the registrar."""
+
+from dataclasses import dataclass, field
+
+from ..protos.common_pb2 import ParameterGroup
+from ..protos.registrar_pb2 import Contribution, RoundRecord, StepRefused, StepStaged
+from .consistency import Synchronous
+
+
+@dataclass
+class PendingStep:
+    """A step that at least one shard has reported and whose round is not closed."""
+
+    step: int
+    round: int
+    apply: bool
+    num_samples: float
+    scale: float
+    groups: list[ParameterGroup]
+    staged_on: set[int] = field(default_factory=set)
+    refused: bool = False
+    lots: list[int] = field(default_factory=list)
+
+    def complete(self, num_shards: int) -> bool:
+        return self.refused or len(self.staged_on) == num_shards
+
+
+@dataclass(frozen=True)
+class ClosedRound:
+    """What closing a round decided, for the shards and for the dealer of data."""
+
+    record: RoundRecord
+    lots_done: list[int]
+    lots_returned: list[int]
+
+
+class Rounds:
+    """The rounds of a synchronous job.
+
+    Invariants: `closed` never falls; a worker is named at most once in a round; a step is in at most one round; a step
+    whose worker is gone before the round closed is in no round.
+    """
+
+    def __init__(self, policy: Synchronous, num_shards: int) -> None:
+        self.policy = policy
+        self.closed = 0
+        self._num_shards = num_shards
+        self._pending: dict[tuple[int, int], PendingStep] = {}
+
+    def staged(self, shard: int, report: StepStaged) -> list[int]:
+        """A shard holds every frame of a step, and its commit. Returns lots of a step that came too late."""
+        if report.round <= self.closed:
+            return list(report.lots)
+        key = (report.worker_id, report.incarnation)
+        step = self._pending.get(key)
+        if step is None or step.step < report.step:
+            step = self._pending[key] = PendingStep(
+                step=report.step,
+                round=report.round,
+                apply=report.apply,
+                num_samples=report.num_samples,
+                scale=report.scale,
+                groups=list(report.groups),
+            )
+        if step.step == report.step:
+            step.staged_on.add(shard)
+            step.lots = step.lots or list(report.lots)
+        return []
+
+    def refused(self, report: StepRefused) -> None:
+        """A shard refused a step: it takes part in its round as a skip, on every shard."""
+        key = (report.worker_id, report.incarnation)
+        step = self._pending.get(key)
+        if step is None or step.step < report.step:
+            round_number = self.closed + 1
+            step = self._pending[key] = PendingStep(report.step, round_number, False, 0.0, 1.0, [])
+        if step.step == report.step:
+            step.refused = True
+            step.apply = False
+
+    def forget(self, worker: int, incarnation: int) -> None:
+        """A worker is gone: its step is in no round, unless that round is closed already."""
+        self._pending.pop((worker, incarnation), None)
+
+    def waiting_for(self, members: dict[int, int]) -> list[int]:
+        """Members (worker id -> incarnation) without a complete step, if somebody else's is complete."""
+        complete = self._complete(members)
+        return [worker for worker in members if worker not in complete] if complete else []
+
+    def close_next(self, members: dict[int, int]) -> ClosedRound | None:
+        """Closes the next round over these members if it is complete; None if it is not."""
+        complete = self._complete(members)
+        if not self.policy.round_closes(members.keys(), complete.keys()):
+            return None
+        self.closed += 1
+        record = RoundRecord(round=self.closed)
+        done: list[int] = []
+        returned: list[int] = []
+        for worker in sorted(complete):
+            step = complete[worker]
+            record.contributions.append(
+                Contribution(
+                    worker_id=worker,
+                    incarnation=members[worker],
+                    step=step.step,
+                    num_samples=step.num_samples,
+                    scale=step.scale,
+                    apply=step.apply,
+                )
+            )
+            (returned if step.refused else done).extend(step.lots)
+            if step.apply and not record.groups:
+                record.groups.extend(step.groups)
+            del self._pending[(worker, members[worker])]
+        return ClosedRound(record, done, returned + self._drop_late())
+
+    def _complete(self, members: dict[int, int]) -> dict[int, PendingStep]:
+        steps = {worker: self._pending.get((worker, members[worker])) for worker in members}
+        return {
+            worker: step
+            for worker, step in steps.items()
+            if step is not None and step.round == self.closed + 1 and step.complete(self._num_shards)
+        }
+
+    def _drop_late(self) -> list[int]:
+        late = [key for key, step in self._pending.items() if step.round <= self.closed]
+        return [lot for key in late for lot in self._pending.pop(key).lots]

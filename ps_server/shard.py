@@ -1,0 +1,85 @@
+"""One shard once its plan is known: the core objects together, and what needs arithmetic outside the lock."""
+
+from collections.abc import Sequence
+
+from ..compression.frame import Frame, parse_frame
+from ..compression.spec import parse_codec
+from ..compression.warm_up import warm_up
+from ..protos.common_pb2 import JobSpecification
+from ..protos.errors import FrameError, StepError, UnknownBlockError
+from ..protos.registrar_pb2 import InstallPlan
+from .apply import BundleApplier
+from .blocks import BlockStore
+from .consistency import policy_for
+from .job import settings_of
+from .publication import publisher_for
+from .shard_state import ShardState
+from .steps import StagedFrame
+
+BUNDLE_ELEMENTS = 1 << 20
+
+
+class Shard:
+    """Blocks, bookkeeping and publication of one shard, made from the registrar's order to install a plan."""
+
+    def __init__(self, number: int, order: InstallPlan) -> None:
+        settings = settings_of(order.job)
+        policy = policy_for(settings)
+        self.job: JobSpecification = order.job
+        self.fingerprint = order.plan.fingerprint
+        self.number = number
+        self.store = BlockStore(order.plan, order.optimizer, number, BUNDLE_ELEMENTS)
+        self.state = ShardState(number, policy, self.store.pushed_ids, self.store.versions)
+        self.publisher = publisher_for(settings, self.store)
+        self.applier = BundleApplier(self.store, policy, self.publisher)
+        self.initialised: set[int] = set()
+        """Blocks that hold the open grant's initial values."""
+        for spec in ("fp32", settings.push_codec, settings.pull_codec):
+            warm_up(parse_codec(spec))
+
+    def parse(self, blocks: Sequence[int], lengths: Sequence[int], payload: bytes) -> dict[int, StagedFrame]:
+        """Validates the frames of one message.
+
+        Raises:
+            FrameError, NonFiniteError, UnknownBlockError: names the block and its parameter.
+        """
+        if len(blocks) != len(lengths) or sum(lengths) != len(payload) or len(set(blocks)) != len(blocks):
+            raise FrameError(
+                f"a message announces {len(blocks)} blocks and {sum(lengths)} bytes, but holds {len(lengths)} lengths and "
+                f"{len(payload)} bytes"
+            )
+        frames: dict[int, StagedFrame] = {}
+        view, start = memoryview(payload), 0
+        for block_id, length in zip(blocks, lengths, strict=True):
+            data = view[start : start + length]
+            frames[block_id] = StagedFrame(self._parse_one(block_id, data), data)
+            start += length
+        return frames
+
+    def take_initial(self, frames: dict[int, StagedFrame]) -> bool:
+        """Stores initial values; True when every block has its value."""
+        for block_id, staged in frames.items():
+            block = self.store.blocks[self.store.position_of[block_id]]
+            staged.frame.decode_into(self.store.array(block))
+            self.initialised.add(block_id)
+        return len(self.initialised) == len(self.store.blocks)
+
+    def publish_all(self) -> None:
+        """Makes the initial values the published ones."""
+        for bundle in self.store.bundles:
+            with bundle.lock:
+                self.publisher.publish(bundle, list(bundle))
+
+    def num_elements(self, blocks: Sequence[int]) -> int:
+        """Of these blocks together."""
+        return sum(self.store.blocks[self.store.position_of[block]].num_elements for block in blocks)
+
+    def _parse_one(self, block_id: int, data: memoryview) -> Frame:
+        position = self.store.position_of.get(block_id)
+        if position is None:
+            raise UnknownBlockError(f"block {block_id} is not on shard {self.number}")
+        block = self.store.blocks[position]
+        try:
+            return parse_frame(data, block.num_elements)
+        except (FrameError, StepError) as error:
+            raise type(error)(f"block {block_id} of {block.parameter}: {error}") from None

@@ -1,0 +1,93 @@
+"""The Shard service: wire <-> engine, nothing else."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+
+from ..protos.errors import BadRequestError, PushpullError
+from ..protos.registrar_pb2 import ShardStatus
+from ..protos.shard_pb2 import ShardMessage, ShardStatusRequest, WorkerMessage
+from ..protos.shard_pb2_grpc import ShardServicer
+from .engine import Engine
+from .metrics import ServerMetrics
+from .rpc import refuse, refusing
+from .session import Session
+
+EXCHANGE = "/pushpull.v1.Shard/Exchange"
+
+
+class ShardService(ShardServicer):
+    """One handler thread sends and one thread of its own receives, for each worker stream."""
+
+    def __init__(self, engine: Engine, metrics: ServerMetrics) -> None:
+        self._engine = engine
+        self._metrics = metrics
+
+    def Exchange(self, request_iterator: Iterator[WorkerMessage], context: grpc.ServicerContext) -> Iterator[bytes]:
+        with refusing(context, self._metrics):
+            first = next(request_iterator, WorkerMessage())
+            if first.WhichOneof("message") != "hello":
+                raise BadRequestError("the first message of an exchange is Hello")
+            session = self._engine.open(first.hello)
+        context.add_callback(session.end)
+        reader = threading.Thread(target=self._receive, args=(request_iterator, session), name="receive", daemon=True)
+        reader.start()
+        try:
+            yield from session
+        finally:
+            self._engine.close(session)
+        if session.error is not None:
+            refuse(context, session.error, self._metrics)
+
+    def Status(self, request: ShardStatusRequest, context: grpc.ServicerContext) -> ShardStatus:
+        return self._engine.status()
+
+    def _receive(self, messages: Iterator[WorkerMessage], session: Session) -> None:
+        try:
+            for message in messages:
+                self._dispatch(session, message)
+        except PushpullError as error:
+            session.end(error)
+        except grpc.RpcError:
+            session.end()
+        except Exception:
+            session.end(BadRequestError("internal error; the server's log has it"))
+            raise
+        # The end of the worker's messages does not end the stream: answers may still be on their way.
+
+    def _dispatch(self, session: Session, message: WorkerMessage) -> None:
+        match message.WhichOneof("message"):
+            case "frames":
+                self._engine.frames(session.key, message.frames, message.ByteSize())
+            case "commit":
+                self._engine.commit(session.key, message.commit)
+            case "pull":
+                self._engine.pull(session.key, message.pull)
+            case "initial_values":
+                self._engine.initial_values(session.key, message.initial_values)
+            case other:
+                raise BadRequestError(f"unexpected message {other} inside an exchange")
+
+
+def pass_through(message: ShardMessage | bytes) -> bytes:
+    """Serializer of answers: values are serialized once for everybody."""
+    return message if isinstance(message, bytes) else message.SerializeToString()
+
+
+def add_shard_service(service: ShardService, server: grpc.Server) -> None:
+    """Registers the service; like the generated function, but answers may be serialized already."""
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "Exchange": grpc.stream_stream_rpc_method_handler(
+            service.Exchange,
+            request_deserializer=WorkerMessage.FromString,
+            response_serializer=pass_through,
+        ),
+        "Status": grpc.unary_unary_rpc_method_handler(
+            service.Status,
+            request_deserializer=ShardStatusRequest.FromString,
+            response_serializer=ShardStatus.SerializeToString,
+        ),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("pushpull.v1.Shard", handlers),))

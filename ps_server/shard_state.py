@@ -1,0 +1,498 @@
+"""The bookkeeping of one shard: steps, outcomes, pulls, rounds. Pure: no I/O, no threads, no arithmetic on blocks.
+
+Calls return effects, in the order in which the caller must carry them out. A step is staged, committed, applied as a job,
+and settled; jobs run one after the other in the order in which they were decided.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..protos.common_pb2 import ErrorCode
+from ..protos.errors import (
+    BadRequestError,
+    FutureBaseError,
+    NotReadyError,
+    PushpullError,
+    StepError,
+    UnknownBlockError,
+    code_of,
+)
+from ..protos.registrar_pb2 import (
+    Contribution,
+    RoundRecord,
+    ShardReport,
+    StepRefused,
+    StepSettled,
+    StepStaged,
+    View,
+)
+from ..protos.shard_pb2 import Commit, Outcome, Pull, PullDone, Verdict
+from .consistency import Policy
+from .membership import Membership
+from .steps import OpenStep, StagedFrame, StepLedger
+
+Key = tuple[int, int]
+"""Worker id and incarnation."""
+
+
+@dataclass(frozen=True)
+class AppliedPart:
+    """What one worker adds in a job."""
+
+    worker_id: int
+    weight: float
+    """FP32 factor of its decoded frames."""
+    frames: dict[int, StagedFrame]
+    """By block id."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Work for the applying threads: reduce the parts in this order, then run the optimizer."""
+
+    sequence: int
+    parts: list[AppliedPart]
+    """Ascending worker id: the order of the sum."""
+    numbers: list[dict[str, float]]
+    """Group values."""
+    base_versions: NDArray[np.int64] | None
+    """Of each of the shard's blocks; None in synchronous mode, where nothing is stale."""
+    num_members: int
+    settles: dict[Key, Outcome.Kind]
+    """What becomes of whose open step when the job is done."""
+    round: int
+
+
+@dataclass
+class PullTicket:
+    """A pull that has not been answered. `base_versions` are raised as values are sent; -1 = nothing held."""
+
+    key: Key
+    request: int
+    step: int
+    """Step whose outcome comes first; 0 for a plain pull."""
+    base_versions: NDArray[np.int64]
+    after_job: int
+    """Jobs that must be done first."""
+    waited: bool = False
+
+
+@dataclass(frozen=True)
+class Tell:
+    """Effect: send the outcome of a step to its worker."""
+
+    key: Key
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Report:
+    """Effect: tell the registrar."""
+
+    report: ShardReport
+
+
+@dataclass(frozen=True)
+class Run:
+    """Effect: hand a job to the applying threads."""
+
+    job: Job
+
+
+@dataclass(frozen=True)
+class AnswerPull:
+    """Effect: send what the ticket lacks, then this message."""
+
+    ticket: PullTicket
+    done: PullDone
+    clock_lag: int
+
+
+@dataclass(frozen=True)
+class Dismiss:
+    """Effect: end the stream of an incarnation that is live no more."""
+
+    key: Key
+
+
+Effect = Tell | Report | Run | AnswerPull | Dismiss
+
+
+@dataclass
+class Counters:
+    """What happened on this shard so far."""
+
+    steps_applied: int = 0
+    duplicates_dropped: int = 0
+    pulls_waited: int = 0
+    pushes_refused: dict[str, int] = field(default_factory=dict)
+
+
+class ShardState:
+    """Steps and pulls of one shard.
+
+    Invariants: an incarnation's steps settle in order, each once; a settled step never runs again; nothing of a step
+    reaches a job before its commit and all its frames are here; `round` never falls.
+    """
+
+    def __init__(self, shard: int, policy: Policy, pushed_ids: Iterable[int], versions: NDArray[np.int64]) -> None:
+        self._shard = shard
+        self._policy = policy
+        self._pushed_ids = frozenset(pushed_ids)
+        self._versions = versions
+        self.membership = Membership()
+        self.counters = Counters()
+        self.round = 0
+        self.ready = False
+        """Initial values are valid."""
+        self._ledgers: dict[Key, StepLedger] = {}
+        self._tickets: dict[Key, PullTicket] = {}
+        self._jobs_decided = 0
+        self._jobs_done = 0
+
+    @property
+    def staged_bytes(self) -> int:
+        """Bytes of frames held for steps that are not settled."""
+        return sum(ledger.open.num_bytes for ledger in self._ledgers.values() if ledger.open)
+
+    # ---- from workers ----
+
+    def welcome(self, key: Key) -> int:
+        """Checks a worker that opens a stream; returns its newest settled step.
+
+        Raises:
+            FencedError, UnknownIncarnationError: see `Membership.check`.
+        """
+        ledger = self._ledgers.get(key)
+        if ledger is None:
+            self.membership.check(*key)
+            ledger = self._ledgers[key] = StepLedger(*key)
+        return ledger.last_outcome.step
+
+    def admit(self, key: Key, step: int, attempt: int, blocks: Sequence[int]) -> bool:
+        """Checks everything about a message of frames but the frames. False: drop it, it is known or out of date.
+
+        Raises:
+            FencedError, UnknownIncarnationError, NotReadyError, StepError: nothing was changed.
+        """
+        ledger = self._ledger(key)
+        if ledger.recorded(step) is not None:
+            self.counters.duplicates_dropped += len(blocks)
+            return False
+        self.membership.check(*key)
+        if not self.ready:
+            raise NotReadyError(f"shard {self._shard} has no parameters yet")
+        begun = ledger.begin(step, attempt)
+        if begun is None or begun.refusal is not None:
+            return False
+        for block in blocks:
+            if block not in self._pushed_ids:
+                self._refuse(
+                    ledger,
+                    UnknownBlockError(f"block {block} is not one that shard {self._shard} takes gradients for"),
+                )
+                return False
+        return True
+
+    def stage(self, key: Key, step: int, attempt: int, frames: dict[int, StagedFrame]) -> None:
+        """Keeps validated frames of the open step. They change nothing else."""
+        ledger = self._ledger(key)
+        if ledger.open is None or (ledger.open.step, ledger.open.attempt) != (step, attempt):
+            return
+        for block, staged in frames.items():
+            try:
+                if not ledger.add(block, staged):
+                    self.counters.duplicates_dropped += 1
+            except PushpullError as error:
+                self._refuse(ledger, error)
+                return
+
+    def refuse(self, key: Key, step: int, attempt: int, error: PushpullError) -> None:
+        """A frame of the open step is not valid: the step will be refused at its commit."""
+        ledger = self._ledger(key)
+        if ledger.open is not None and (ledger.open.step, ledger.open.attempt) == (step, attempt):
+            self._refuse(ledger, error)
+
+    def commit(self, key: Key, commit: Commit) -> list[Effect]:
+        """The step is complete and decided by its worker; implies a pull.
+
+        Raises:
+            FencedError, UnknownIncarnationError, NotReadyError, BadRequestError: nothing was changed.
+        """
+        ledger = self._ledger(key)
+        base = self._base(commit.base_versions)
+        recorded = ledger.recorded(commit.step)
+        if recorded is not None:
+            self.counters.duplicates_dropped += 1
+            self._ticket(key, 0, commit.step, base)
+            return [Tell(key, recorded), *self._answer()]
+        self.membership.check(*key)
+        if not self.ready:
+            raise NotReadyError(f"shard {self._shard} has no parameters yet")
+        open_step = ledger.begin(commit.step, commit.attempt)
+        if open_step is None:
+            return []
+        self._ticket(key, 0, commit.step, base)
+        if open_step.commit is None:
+            self._check_complete(ledger, open_step, commit, base)
+            open_step.commit = commit
+        else:
+            self.counters.duplicates_dropped += 1
+        if open_step.closing:
+            return []
+        if open_step.refusal is not None:
+            return self._settle_refused(ledger, open_step)
+        if self._policy.waits_for_round:
+            if commit.round <= self.round:
+                return [*self._settle(ledger, Outcome.KIND_LATE), *self._answer()]
+            return [self._staged_report(ledger, commit)]
+        if commit.verdict == Verdict.VERDICT_SKIP:
+            return [*self._settle(ledger, Outcome.KIND_SKIPPED), *self._answer()]
+        return [Run(self._job_of_step(ledger, open_step, commit, base))]
+
+    def pull(self, key: Key, pull: Pull) -> list[Effect]:
+        """Asks for values newer than those held.
+
+        Raises:
+            FencedError, UnknownIncarnationError, NotReadyError, BadRequestError: nothing was changed.
+        """
+        self.membership.check(*key)
+        if not self.ready:
+            raise NotReadyError(f"shard {self._shard} has no parameters yet")
+        self._ticket(key, pull.request, 0, self._base(pull.base_versions))
+        return self._answer()
+
+    # ---- from the registrar ----
+
+    def install_view(self, view: View) -> list[Effect]:
+        """Takes a view; forgets what incarnations that are live no more had staged. Outcomes stay on record."""
+        gone = self.membership.install(view)
+        live = {(member.worker_id, member.incarnation) for member in view.members}
+        for key, ledger in self._ledgers.items():
+            if key not in live:
+                if ledger.open is not None and not ledger.open.closing:
+                    ledger.open = None
+                self._tickets.pop(key, None)
+        return [*(Dismiss(key) for key in gone), *self._answer()]
+
+    def close(self, record: RoundRecord) -> list[Effect]:
+        """The registrar closed a round: apply exactly these contributions. A repeated record changes nothing."""
+        if record.round <= self.round:
+            return []
+        appliers = [c for c in record.contributions if c.apply]
+        total = sum(c.num_samples for c in appliers)
+        settles: dict[Key, Outcome.Kind] = {}
+        parts: list[AppliedPart] = []
+        for contribution in self._in_order(record.contributions):
+            ledger = self._ledgers.setdefault(
+                (contribution.worker_id, contribution.incarnation),
+                StepLedger(contribution.worker_id, contribution.incarnation),
+            )
+            if ledger.recorded(contribution.step) is not None:
+                continue
+            key = (contribution.worker_id, contribution.incarnation)
+            settles[key] = Outcome.KIND_APPLIED if contribution.apply else Outcome.KIND_SKIPPED
+            if ledger.open is None:
+                if contribution.apply:
+                    raise BadRequestError(f"round {record.round} names a step that is not staged here")
+                ledger.open = OpenStep(contribution.step, 0)
+            ledger.open.closing = True
+            if contribution.apply and total > 0:
+                weight = np.float32(contribution.num_samples * contribution.scale / total)
+                parts.append(AppliedPart(contribution.worker_id, float(weight), dict(ledger.open.frames)))
+        for key, ledger in self._ledgers.items():
+            late = ledger.open is not None and ledger.open.commit is not None and not ledger.open.closing
+            if late and ledger.open.commit.round <= record.round:  # type: ignore[union-attr]
+                settles[key] = Outcome.KIND_LATE
+        self._jobs_decided += 1
+        numbers = [dict(group.numbers) for group in record.groups]
+        return [
+            Run(
+                Job(
+                    self._jobs_decided,
+                    parts,
+                    numbers,
+                    None,
+                    self.membership.num_active,
+                    settles,
+                    record.round,
+                )
+            )
+        ]
+
+    # ---- from the applying threads ----
+
+    def streaming(self, job: Job) -> list[PullTicket]:
+        """Pulls that will be answered when the job is done: they may be sent its values as they are made."""
+        return [ticket for key, ticket in self._tickets.items() if ticket.step and key in job.settles]
+
+    def finish(self, job: Job) -> list[Effect]:
+        """The job is applied: settle its steps, answer pulls."""
+        self._jobs_done = job.sequence
+        self.round = max(self.round, job.round)
+        effects: list[Effect] = []
+        for key, kind in job.settles.items():
+            effects += self._settle(self._ledgers[key], kind)
+        return [*effects, *self._answer()]
+
+    # ---- for a new link to the registrar ----
+
+    def reports_again(self) -> list[ShardReport]:
+        """What the registrar may have missed while the link was down. Repeating it changes nothing."""
+        reports = []
+        for ledger in self._ledgers.values():
+            if ledger.open is not None and ledger.open.commit is not None and self._policy.waits_for_round:
+                reports.append(self._staged_report(ledger, ledger.open.commit).report)
+        return reports
+
+    # ---- inside ----
+
+    def _ledger(self, key: Key) -> StepLedger:
+        ledger = self._ledgers.get(key)
+        if ledger is None:
+            self.membership.check(*key)
+            raise BadRequestError("frames, commits and pulls come after Hello")
+        return ledger
+
+    def _in_order(self, contributions: Iterable[Contribution]) -> list[Contribution]:
+        """The order of the sum: ascending worker id, whatever order the steps arrived in."""
+        return sorted(contributions, key=lambda contribution: contribution.worker_id)
+
+    def _base(self, base_versions: Sequence[int]) -> NDArray[np.int64]:
+        if not base_versions:
+            return np.full(len(self._versions), -1, dtype=np.int64)
+        if len(base_versions) != len(self._versions):
+            raise BadRequestError(
+                f"base_versions has {len(base_versions)} entries, shard {self._shard} has {len(self._versions)} blocks"
+            )
+        return np.array(base_versions, dtype=np.uint64).astype(np.int64)
+
+    def _ticket(self, key: Key, request: int, step: int, base: NDArray[np.int64]) -> None:
+        self._tickets[key] = PullTicket(key, request, step, base, self._jobs_decided)
+
+    def _refuse(self, ledger: StepLedger, error: PushpullError) -> None:
+        ledger.refuse(error)
+        name = ErrorCode.Name(code_of(error))
+        self.counters.pushes_refused[name] = self.counters.pushes_refused.get(name, 0) + 1
+
+    def _check_complete(self, ledger: StepLedger, step: OpenStep, commit: Commit, base: NDArray[np.int64]) -> None:
+        if step.refusal is not None:
+            return
+        if (base > self._versions).any():
+            self._refuse(ledger, FutureBaseError("the gradient was computed from a version that does not exist yet"))
+        elif commit.verdict == Verdict.VERDICT_APPLY:
+            expected = self._pushed_ids - set(commit.absent)
+            if len(step.frames) != commit.num_frames or step.frames.keys() != expected:
+                self._refuse(
+                    ledger,
+                    StepError(
+                        f"step {commit.step} has {len(step.frames)} frames, announces {commit.num_frames} and needs "
+                        f"{len(expected)}"
+                    ),
+                )
+            elif not (np.isfinite(commit.scale) and 0 <= commit.num_samples < np.inf):
+                self._refuse(ledger, StepError("scale and num_samples must be finite numbers"))
+
+    def _staged_report(self, ledger: StepLedger, commit: Commit) -> Report:
+        return Report(
+            ShardReport(
+                staged=StepStaged(
+                    worker_id=ledger.worker_id,
+                    incarnation=ledger.incarnation,
+                    step=commit.step,
+                    round=commit.round,
+                    apply=commit.verdict == Verdict.VERDICT_APPLY,
+                    num_samples=commit.num_samples,
+                    scale=commit.scale,
+                    groups=commit.groups,
+                    lots=commit.lots,
+                )
+            )
+        )
+
+    def _job_of_step(self, ledger: StepLedger, step: OpenStep, commit: Commit, base: NDArray[np.int64]) -> Job:
+        step.closing = True
+        self._jobs_decided += 1
+        key = (ledger.worker_id, ledger.incarnation)
+        return Job(
+            self._jobs_decided,
+            [AppliedPart(ledger.worker_id, float(np.float32(commit.scale)), dict(step.frames))],
+            [dict(group.numbers) for group in commit.groups],
+            base.copy(),
+            self.membership.num_active,
+            {key: Outcome.KIND_APPLIED},
+            0,
+        )
+
+    def _settle(self, ledger: StepLedger, kind: Outcome.Kind) -> list[Effect]:
+        if ledger.open is None:
+            return []
+        step, commit = ledger.open.step, ledger.open.commit
+        lots = list(commit.lots) if commit is not None else []
+        refusal = ledger.open.refusal if kind == Outcome.KIND_REFUSED else None
+        outcome = Outcome(step=step, kind=kind, round=self.round)
+        if refusal is not None:
+            outcome.code, outcome.message = refusal
+        ledger.settle(outcome, lots)
+        self.membership.advance(ledger.worker_id)
+        self.counters.steps_applied += kind == Outcome.KIND_APPLIED
+        key = (ledger.worker_id, ledger.incarnation)
+        effects: list[Effect] = []
+        if not self._policy.waits_for_round:
+            effects.append(
+                Report(
+                    ShardReport(
+                        settled=StepSettled(
+                            worker_id=ledger.worker_id,
+                            incarnation=ledger.incarnation,
+                            step=step,
+                            applied=kind == Outcome.KIND_APPLIED,
+                            lots=lots,
+                            lots_done=kind in (Outcome.KIND_APPLIED, Outcome.KIND_SKIPPED),
+                        )
+                    )
+                )
+            )
+        return [*effects, Tell(key, outcome)]
+
+    def _settle_refused(self, ledger: StepLedger, step: OpenStep) -> list[Effect]:
+        effects: list[Effect] = []
+        if self._policy.waits_for_round and step.refusal is not None:
+            effects.append(
+                Report(
+                    ShardReport(
+                        refused=StepRefused(
+                            worker_id=ledger.worker_id,
+                            incarnation=ledger.incarnation,
+                            step=step.step,
+                            code=step.refusal[0],
+                        )
+                    )
+                )
+            )
+        return [*effects, *self._settle(ledger, Outcome.KIND_REFUSED), *self._answer()]
+
+    def _answer(self) -> list[Effect]:
+        """Answers every pull that may be answered now."""
+        effects: list[Effect] = []
+        for key, ticket in list(self._tickets.items()):
+            if ticket.after_job > self._jobs_done or self._ledgers[key].last_outcome.step < ticket.step:
+                continue
+            lag = self.membership.clock_lag(key[0])
+            if not self._policy.may_answer(lag):
+                self.counters.pulls_waited += not ticket.waited
+                ticket.waited = True
+                continue
+            del self._tickets[key]
+            done = PullDone(
+                request=ticket.request,
+                step=ticket.step,
+                round=self.round,
+                clock=self.membership.clock(key[0]),
+                smallest_clock=self.membership.smallest_clock(key[0]),
+            )
+            effects.append(AnswerPull(ticket, done, lag))
+        return effects

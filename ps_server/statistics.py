@@ -1,0 +1,77 @@
+"""Running figures of one shard, for its status and for Prometheus."""
+
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..protos.registrar_pb2 import Summary
+from .metrics import ServerMetrics
+
+
+@dataclass
+class Distribution:
+    """Count, sum and largest of what was observed."""
+
+    count: int = 0
+    total: float = 0.0
+    largest: float = 0.0
+
+    def add(self, value: float) -> None:
+        self.count += 1
+        self.total += value
+        self.largest = max(self.largest, value)
+
+    def message(self) -> Summary:
+        return Summary(count=self.count, sum=self.total, max=self.largest)
+
+
+class ShardStatistics:
+    """Counts what passes through one shard. Callers hold the shard's lock."""
+
+    def __init__(self, metrics: ServerMetrics) -> None:
+        self.metrics = metrics
+        self.bytes_pushed = 0
+        self.bytes_pulled = 0
+        self.elements_pushed = 0
+        self.non_finite_sums = 0
+        self.version_staleness = Distribution()
+        self.clock_lag = Distribution()
+
+    def pushed(self, num_bytes: int, num_elements: int) -> None:
+        self.bytes_pushed += num_bytes
+        self.elements_pushed += num_elements
+        self.metrics.push_bytes.inc(num_bytes)
+        self.metrics.push_elements.inc(num_elements)
+
+    def pulled(self, num_bytes: int) -> None:
+        self.bytes_pulled += num_bytes
+        self.metrics.pull_bytes.inc(num_bytes)
+
+    def answered(self, clock_lag: int, waited: bool, seconds: float) -> None:
+        self.clock_lag.add(clock_lag)
+        self.metrics.clock_lag.observe(clock_lag)
+        self.metrics.pulls.inc()
+        self.metrics.pulls_waited.inc(waited)
+        self.metrics.pull_seconds.observe(seconds)
+
+    def applied(self, staleness: Sequence[int], non_finite: Sequence[str]) -> None:
+        for value in staleness:
+            self.version_staleness.add(value)
+        if staleness:
+            # one observation a bundle: blocks of a step share their staleness but for races
+            self.metrics.version_staleness.observe(max(staleness))
+        self.non_finite_sums += len(non_finite)
+        self.metrics.non_finite.inc(len(non_finite))
+
+    def refused(self, reasons: Mapping[str, int], seen: dict[str, int]) -> None:
+        """Raises the refusal counters to `reasons`; `seen` remembers what was counted."""
+        for reason, count in reasons.items():
+            self.metrics.refusals.labels(reason=reason).inc(count - seen.get(reason, 0))
+            seen[reason] = count
+
+
+def peak_memory_bytes() -> int:
+    """Resident set size of this process at its highest, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
