@@ -5,6 +5,7 @@ locks: the engine's before the registrar's and before a session's queue; a bundl
 engine's.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -39,6 +40,7 @@ from ..protos.registrar_pb2 import (
 )
 from ..protos.shard_pb2 import Commit, Frames, Hello, InitialValues, Outcome, Pull, ShardMessage, Welcome
 from .blocks import Bundle
+from .config import ServerConfig
 from .job_runner import JobRunner
 from .links import RegistrarLink
 from .metrics import ServerMetrics
@@ -54,11 +56,12 @@ class Engine:
     """The adapter around one shard's core. Every public method may be called from any thread."""
 
     def __init__(
-        self, shard: int, num_apply_threads: int, max_workers: int, metrics: ServerMetrics, epoch: int
+        self, config: ServerConfig, metrics: ServerMetrics, epoch: int, fail: Callable[[Exception], None]
     ) -> None:
-        self._number = shard
-        self._num_apply_threads = num_apply_threads
-        self._max_workers = max_workers
+        self._number = config.shard
+        self._num_apply_threads = config.num_apply_threads or len(os.sched_getaffinity(0))
+        self._max_workers = config.max_workers
+        self.fail = fail
         self._epoch = epoch
         self._metrics = metrics
         self._statistics = ShardStatistics(metrics)
@@ -197,7 +200,13 @@ class Engine:
     # ---- orders of the registrar, one thread, in order ----
 
     def on_order(self, order: RegistrarOrder) -> None:
-        """Carries out an order."""
+        """Carries out an order. One that cannot be carried out means that servers disagree: this one ends."""
+        try:
+            self._carry_out_order(order)
+        except Exception as error:
+            self.fail(error)
+
+    def _carry_out_order(self, order: RegistrarOrder) -> None:
         match order.WhichOneof("order"):
             case "install_plan":
                 self._install(order.install_plan)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from ..protos.common_pb2 import OptimizerSpecification, Plan
 from ..protos.errors import BadRequestError, OptimizerMismatchError, PlanMismatchError
 from ..protos.registrar_pb2 import EnrolRequest
+from .optimizers import check_optimizer
 
 
 @dataclass
@@ -31,10 +32,12 @@ class Enrolment:
 
         Raises:
             PlanMismatchError, OptimizerMismatchError: names the first difference and both workers.
-            BadRequestError: the plan contradicts itself.
+            BadRequestError, SettingError: the plan contradicts itself, or there is no such optimizer.
         """
         if self.plan is None:
             check_plan(request.plan, self.num_shards)
+            check_optimizer(request.optimizer)
+            check_groups(request.plan, request.optimizer)
             self.plan, self.optimizer = request.plan, request.optimizer
             self.first_worker = request.worker_id
             return True
@@ -88,6 +91,17 @@ def check_plan(plan: Plan, num_shards: int) -> None:
     for parameter, elements in zip(plan.parameters, covered, strict=True):
         if elements != math.prod(parameter.shape):
             raise BadRequestError(f"the blocks of {parameter.name} do not cover it exactly")
+
+
+def check_groups(plan: Plan, optimizer: OptimizerSpecification) -> None:
+    """Refuses a plan that names parameter groups the optimizer does not have.
+
+    Raises:
+        BadRequestError: names the parameter.
+    """
+    for parameter in plan.parameters:
+        if not -1 <= parameter.group < len(optimizer.groups):
+            raise BadRequestError(f"{parameter.name} is in parameter group {parameter.group}, which does not exist")
 
 
 def plan_difference(ours: Plan, theirs: Plan) -> str:

@@ -19,6 +19,9 @@ class JobHost(Protocol):
     def end_job(self, job: Job) -> None:
         """Every bundle is done."""
 
+    def fail(self, error: Exception) -> None:
+        """Applying went wrong in a way that must not happen: the state cannot be trusted any more."""
+
 
 class JobRunner:
     """A thread that takes jobs in order and a fixed pool that takes bundles. Nothing here holds a lock."""
@@ -44,7 +47,11 @@ class JobRunner:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            apply = self._host.begin_job(job)
-            if job.parts:
-                list((self._pool.map if self._pool else map)(apply, self._bundles))
-            self._host.end_job(job)
+            try:
+                apply = self._host.begin_job(job)
+                if job.parts:
+                    list((self._pool.map if self._pool else map)(apply, self._bundles))
+                self._host.end_job(job)
+            except Exception as error:
+                self._host.fail(error)
+                return

@@ -257,6 +257,15 @@ OPTIMIZERS: dict[str, type[Sgd] | type[Adam] | type[Adagrad] | type[RmsProp]] = 
 }
 
 
+def check_optimizer(specification: OptimizerSpecification) -> None:
+    """Refuses an optimizer that the servers do not have, or groups without numbers.
+
+    Raises:
+        SettingError: names the optimizers there are, or what is missing.
+    """
+    optimizer_for(specification, [], 0)
+
+
 def optimizer_for(
     specification: OptimizerSpecification, ranges: Sequence[tuple[int, int]], num_elements: int
 ) -> BlockOptimizer:

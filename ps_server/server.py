@@ -1,6 +1,5 @@
 """One server process: a gRPC server with a shard, on shard 0 with the registrar, health and metrics."""
 
-import os
 import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -48,8 +47,8 @@ class Server:
         self._config = config
         self._epoch = secrets.randbits(63)
         self._metrics = ServerMetrics(CollectorRegistry(), config.shard)
-        num_threads = config.num_apply_threads or len(os.sched_getaffinity(0))
-        self._engine = Engine(config.shard, num_threads, config.max_workers, self._metrics, self._epoch)
+        self._engine = Engine(config, self._metrics, self._epoch, self._fail)
+        self._failure: Exception | None = None
         self._registrar: RegistrarService | None = None
         self._link: RemoteLink | None = None
         self._health = health.HealthServicer()
@@ -93,8 +92,10 @@ class Server:
         log.info("serving", shard=config.shard, address=self.address, metrics=self.metrics_address)
 
     def wait(self) -> None:
-        """Returns when `stop` has been called."""
+        """Returns when `stop` has been called; raises what made the server unable to go on."""
         self._stopped.wait()
+        if self._failure is not None:
+            raise self._failure
 
     def stop(self, grace_seconds: float = 1.0) -> None:
         """Refuses new calls, lets open ones go on for a moment, ends."""
@@ -112,6 +113,11 @@ class Server:
         if self._metrics_server is not None:
             self._metrics_server.shutdown()
             self._metrics_server.server_close()
+
+    def _fail(self, error: Exception) -> None:
+        log.error("shard cannot go on", shard=self._config.shard, exc_info=error)
+        self._failure = error
+        threading.Thread(target=self.stop, name="stop", daemon=True).start()
 
     def _bind(self, listen: str) -> str:
         host, _, _ = listen.rpartition(":")

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 
 import grpc
 import numpy as np
+
 from pushpull.compression.frame import parse_frame
 from pushpull.compression.spec import parse_codec
 from pushpull.protos.common_pb2 import Block, OptimizerSpecification, Parameter, ParameterGroup, Plan
@@ -140,10 +141,10 @@ class RawWorker:
     def enrol(self, optimizer: OptimizerSpecification | None = None) -> EnrolResponse:
         return self.registrar.Enrol(EnrolRequest(**self.key, plan=self.plan, optimizer=optimizer or sgd()))
 
-    def hello(self, shard: int, **other: object) -> Hello:
+    def hello(self, number: int, /, **other: object) -> Hello:
         fields: dict[str, object] = {
             "job_id": self.job.job_id,
-            "shard": shard,
+            "shard": number,
             "plan_fingerprint": self.plan.fingerprint,
             **self.key,
         }
@@ -162,9 +163,7 @@ class RawWorker:
                 self.open_streams()
                 for shard, stream in enumerate(self.streams):
                     blocks = self.blocks_of(shard)
-                    frames = [
-                        encode("fp32", np.full(self.sizes[block], initial, dtype=np.float32)) for block in blocks
-                    ]
+                    frames = [encode("fp32", np.full(self.sizes[block], initial, dtype=np.float32)) for block in blocks]
                     stream.send(
                         initial_values=InitialValues(
                             grant=answer.grant,
@@ -245,7 +244,7 @@ class RawWorker:
         self.push(value, skip, **commit)
         return self.finish()
 
-    def status(self):  # noqa: ANN201
+    def status(self):
         return self.registrar.Status(JobStatusRequest())
 
     def leave(self, failure: str = "") -> None:
