@@ -89,6 +89,7 @@ class Registrar:
         self._fences: dict[int, Fence] = {}
         self._newest_incarnation = 0
         self._view_number = 0
+        self._ready_view = 0
         self._views_installed = dict.fromkeys(range(num_shards), 0)
         self._plans_installed: set[int] = set()
         self._orders: list[RegistrarOrder] = []
@@ -177,6 +178,8 @@ class Registrar:
         if self._first_enrolled_at is None:
             self._first_enrolled_at = now
         if self._enrolment.initialised:
+            if not self.installed_everywhere(self._ready_view):
+                return _wait("waiting for every shard to take its parameters over")
             self._maybe_open(now)
             return EnrolResponse(state=EnrolResponse.STATE_READY, clock=self._job_clock())
         if len(self._plans_installed) < self._num_shards:
@@ -271,7 +274,9 @@ class Registrar:
                             )
                         )
                     )
-                    self._maybe_open(now)
+                    # orders arrive in order: a shard that has this view has taken its parameters over
+                    self._publish_view()
+                    self._ready_view = self._view_number
             case "staged":
                 self._staged(now, shard, report)
             case "refused" if self._rounds is not None:

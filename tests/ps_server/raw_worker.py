@@ -63,7 +63,7 @@ def cluster(num_shards: int = 2, **settings: object) -> Iterator[list[Server]]:
     """Servers in this process, on free ports."""
     with ExitStack() as stack:
         servers: list[Server] = []
-        job = JobSettings(**{"lease_seconds": 5.0, **settings})  # type: ignore[arg-type]
+        job = JobSettings(**{"lease_seconds": 60.0, **settings})  # type: ignore[arg-type]
         for shard in range(num_shards):
             server = Server(
                 ServerConfig(

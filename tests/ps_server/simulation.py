@@ -183,6 +183,8 @@ class Simulation:
             simulated.shard.publish_all()
             simulated.shard.state.ready = True
             self.registrar.report(self.now, number, ShardReport(initialised=Initialised(grant=1)))
+        self._take_orders()
+        self.settle()
         for worker in self.workers:
             assert self._enrol(worker).state == EnrolResponse.STATE_READY
         self.settle()
