@@ -1,1 +1,5 @@
-"""See docs/architecture.md."""
+"""Workers: training scripts connect to the servers here."""
+
+from .worker import Worker, connect
+
+__all__ = ["Worker", "connect"]

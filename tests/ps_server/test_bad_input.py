@@ -235,11 +235,9 @@ class TestStreamsThatEnd:
 
 class TestDuplicates:
     def test_a_repeated_step_is_applied_once_and_told_the_same(self, servers: list[Server], worker: RawWorker) -> None:
-        worker.push(1.0)
-        worker.push(1.0)
-        first = worker.finish()
+        first = worker.train(1.0)
         worker.step -= 1
-        second = worker.finish()
+        second = worker.train(1.0)
         assert [outcome.kind for outcome in first + second] == [Outcome.KIND_APPLIED] * 4
         assert [outcome.duplicate for outcome in second] == [True, True]
         np.testing.assert_allclose(worker.values[0], 0.9)
