@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""Measurements that are kept: `pushpull bench ...`."""

@@ -88,7 +88,7 @@ class ServerConfig:
     reflection: bool = False
     """gRPC reflection, for tools such as grpcurl."""
     num_apply_threads: int | None = None
-    """Threads that apply steps; None is one for each processor this process may use."""
+    """Threads that apply steps; None is as many as torch would use (OMP_NUM_THREADS)."""
     max_workers: int = 128
     """Worker streams at the same time; one more is refused."""
 

@@ -5,13 +5,13 @@ locks: the engine's before the registrar's and before a session's queue; a bundl
 engine's.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import structlog
+import torch
 from numpy.typing import NDArray
 
 from ..protos.errors import (
@@ -59,7 +59,7 @@ class Engine:
         self, config: ServerConfig, metrics: ServerMetrics, epoch: int, fail: Callable[[Exception], None]
     ) -> None:
         self._number = config.shard
-        self._num_apply_threads = config.num_apply_threads or len(os.sched_getaffinity(0))
+        self._num_apply_threads = config.num_apply_threads or torch.get_num_threads()
         self._max_workers = config.max_workers
         self.fail = fail
         self._epoch = epoch

@@ -391,8 +391,11 @@ class Registrar:
         if worker.observer:
             return False
         fixed_ids = self._settings.expected_workers > 0
-        waited = now - (self._first_enrolled_at or now) > self._settings.start_timeout_seconds
-        return not fixed_ids or worker.worker_id == 0 or waited
+        return not fixed_ids or worker.worker_id == 0 or self._waited_enough(now)
+
+    def _waited_enough(self, now: float) -> bool:
+        enrolled = self._first_enrolled_at
+        return enrolled is not None and now - enrolled > self._settings.start_timeout_seconds
 
     def _maybe_open(self, now: float, starting: bool = False) -> None:
         """Opens round 1 when everybody expected is there, or the start has waited long enough."""
@@ -401,10 +404,9 @@ class Registrar:
         expected = self._settings.expected_workers
         ready = [w for w in self._workers.values() if w.state in ("enrolled", "paused") and not w.observer]
         gone = [w for w in self._workers.values() if not w.live and not w.observer]
-        waited = now - (self._first_enrolled_at or now) > self._settings.start_timeout_seconds
         if not (ready or starting):
             return
-        if len(ready) + len(gone) < expected and not waited:
+        if len(ready) + len(gone) < expected and not self._waited_enough(now):
             return
         self._opened_at = self._last_close = now
         for worker in ready if expected else []:

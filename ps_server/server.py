@@ -42,13 +42,13 @@ class Server:
     def __init__(self, config: ServerConfig) -> None:
         if config.job is not None:
             check_pull_codec(config.job)
-        # Parallelism is a fixed pool of threads that take whole bundles; each torch call stays on its thread.
-        torch.set_num_threads(1)
         self._config = config
         self._epoch = secrets.randbits(63)
         self._metrics = ServerMetrics(CollectorRegistry(), config.shard)
         self._engine = Engine(config, self._metrics, self._epoch, self._fail)
         self._failure: Exception | None = None
+        # From here on parallelism is the engine's pool, which takes whole bundles; each torch call stays on its thread.
+        torch.set_num_threads(1)
         self._registrar: RegistrarService | None = None
         self._link: RemoteLink | None = None
         self._health = health.HealthServicer()

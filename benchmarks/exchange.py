@@ -1,0 +1,169 @@
+"""`pushpull bench exchange`: push + AdamW on the servers + pull, beside gloo all-reduce with and without AdamW.
+
+Two workers and two shards against two ranks, all on this machine, one thread per process. Repetitions alternate, so that a
+machine whose speed drifts treats all alike; medians are reported, and ratios within one run are what to trust.
+"""
+
+import argparse
+import json
+import secrets
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Listener
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ..protos.errors import PushpullError
+from .shapes import elements, transformer
+
+CODEC_PAIRS = ("fp32/fp32", "fp16/fp16", "bf16/bf16", "int8/bf16", "int8/int8", "topk:0.01+int8/bf16")
+NUM_PEERS = 2
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    num_elements: int
+    repetitions: int
+    steps: int
+    codecs: tuple[str, ...]
+
+
+class Peers:
+    """Two processes that do the same work when told to; the time is that of the slower one."""
+
+    def __init__(self, connections: Sequence[Connection]) -> None:
+        self._connections = connections
+
+    def seconds(self, order: object) -> float:
+        """Gives the order to both and waits for both."""
+        for connection in self._connections:
+            connection.send(order)
+        return max(float(connection.recv()) for connection in self._connections)
+
+    def end(self, order: object) -> None:
+        for connection in self._connections:
+            connection.send(order)
+
+
+@contextmanager
+def peers(commands: Sequence[Sequence[str]], control: Listener) -> Iterator[Peers]:
+    """Starts commands that between them bring up two connections to `control`."""
+    with tempfile.TemporaryFile() as said:
+        processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) for command in commands]
+        try:
+            connections = [control.accept() for _ in range(NUM_PEERS)]
+            for connection in connections:
+                connection.recv()
+            yield Peers(connections)
+            for process in processes:
+                process.wait(timeout=60)
+        except EOFError:
+            said.seek(0)
+            raise PushpullError(f"a measured process ended early; it said:\n{said.read().decode()}") from None
+        finally:
+            for process in processes:
+                if process.poll() is None:
+                    process.terminate()
+                    process.wait()
+
+
+def measure(options: Options) -> dict[str, object]:
+    """Runs everything; the object that `--json` prints."""
+    key = secrets.token_bytes(16)
+    gloo_times: list[float] = []
+    gloo_adamw_times: list[float] = []
+    codecs: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as folder, Listener(("127.0.0.1", 0), authkey=key) as control:
+        host, port = control.address
+        common = ["--elements", str(options.num_elements), "--control", f"{host}:{port}", "--key", key.hex()]
+        gloo = [
+            [
+                sys.executable,
+                str(Path(__file__).with_name("gloo_rank.py")),
+                *common,
+                *("--rank", str(rank), "--store", f"{folder}/store"),
+            ]
+            for rank in range(NUM_PEERS)
+        ]
+        with peers(gloo, control) as ranks:
+            ranks.seconds((True, 1))
+            for pair in options.codecs:
+                with peers([_launch(pair, common)], control) as workers:
+                    workers.seconds(2)
+                    times, alone, followed = [], [], []
+                    for _ in range(options.repetitions):
+                        alone.append(ranks.seconds((False, options.steps)))
+                        followed.append(ranks.seconds((True, options.steps)))
+                        times.append(workers.seconds(options.steps))
+                    workers.end(0)
+                gloo_times += alone
+                gloo_adamw_times += followed
+                ratios = [reference / mine for reference, mine in zip(followed, times, strict=True)]
+                codecs.append(
+                    {
+                        "codec": pair,
+                        "elements_per_second": _rate(options, times),
+                        "share_of_gloo_adamw": statistics.median(ratios),
+                    }
+                )
+            ranks.end((False, 0))
+    return {
+        "elements": sum(elements(shape) for _, shape in transformer(options.num_elements)),
+        "repetitions": options.repetitions,
+        "gloo_elements_per_second": _rate(options, gloo_times),
+        "gloo_adamw_elements_per_second": _rate(options, gloo_adamw_times),
+        "codecs": codecs,
+    }
+
+
+def _rate(options: Options, seconds: Sequence[float]) -> float:
+    return options.num_elements * options.steps / statistics.median(seconds)
+
+
+def _launch(pair: str, common: Sequence[str]) -> list[str]:
+    push, pull = pair.split("/")
+    return [
+        *(sys.executable, "-m", "pushpull.deploy.cli", "launch"),
+        *("--servers", "2", "--workers", str(NUM_PEERS)),
+        *("--set", f"push_codec={push}", "--set", f"pull_codec={pull}"),
+        str(Path(__file__).with_name("exchange_worker.py")),
+        *common,
+    ]
+
+
+def _print(result: dict[str, object], console: Console) -> None:
+    table = Table(title=f"Exchange of {result['elements']:,} parameters, 2 workers, 2 shards, this machine")
+    table.add_column("push/pull codec")
+    table.add_column("G elements/s", justify="right")
+    table.add_column("of gloo + AdamW", justify="right")
+    for name in ("gloo", "gloo_adamw"):
+        table.add_row(name.replace("_", " + "), f"{result[f'{name}_elements_per_second'] / 1e9:.3f}", "")  # type: ignore[operator]
+    for row in result["codecs"]:  # type: ignore[attr-defined]
+        table.add_row(row["codec"], f"{row['elements_per_second'] / 1e9:.3f}", f"{row['share_of_gloo_adamw']:.2f}")
+    console.print(table)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry point of `pushpull bench exchange`; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="pushpull bench exchange", description=__doc__)
+    parser.add_argument("--elements", type=int, default=25_000_000, help="parameters of the model")
+    parser.add_argument("--repetitions", type=int, default=5, help="alternating repetitions; medians are reported")
+    parser.add_argument("--steps", type=int, default=3, help="steps in a repetition")
+    parser.add_argument("--codecs", default=",".join(CODEC_PAIRS), help="push/pull pairs, separated by commas")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    arguments = parser.parse_args(argv)
+    options = Options(arguments.elements, arguments.repetitions, arguments.steps, tuple(arguments.codecs.split(",")))
+    result = measure(options)
+    _print(result, Console(stderr=arguments.json))
+    if arguments.json:
+        print(json.dumps(result))
+    return 0

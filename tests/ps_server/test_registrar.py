@@ -1,0 +1,324 @@
+"""The registrar as a state machine: calls in, orders out, time as a number."""
+
+import pytest
+from raw_worker import plan_for, sgd
+
+from pushpull.protos.errors import ExpiredError, ReplacedError, StepError
+from pushpull.protos.registrar_pb2 import (
+    EnrolRequest,
+    EnrolResponse,
+    Initialised,
+    JoinRequest,
+    PlanInstalled,
+    RegistrarOrder,
+    Role,
+    RoundRecord,
+    ShardReport,
+    StepRefused,
+    StepSettled,
+    StepStaged,
+    View,
+    ViewInstalled,
+    WorkerReport,
+)
+from pushpull.ps_server.config import JobSettings
+from pushpull.ps_server.registrar import Registrar
+
+NUM_SHARDS = 2
+Key = tuple[int, int]
+
+
+class Script:
+    """A registrar whose shards obey at once, unless told not to."""
+
+    def __init__(self, **settings: object) -> None:
+        self.now = 0.0
+        self.obey = True
+        self.registrar = Registrar(JobSettings(**settings), NUM_SHARDS, tick_seconds=0.25)  # type: ignore[arg-type]
+        self.rounds: list[RoundRecord] = []
+        self.views: list[View] = []
+        self.unread: list[RegistrarOrder] = []
+
+    def pump(self) -> None:
+        while True:
+            self.unread += self.registrar.take_orders()
+            if not self.obey or not self.unread:
+                return
+            order = self.unread.pop(0)
+            match order.WhichOneof("order"):
+                case "install_plan":
+                    report = ShardReport(plan_installed=PlanInstalled())
+                case "view":
+                    self.views.append(order.view)
+                    report = ShardReport(view_installed=ViewInstalled(number=order.view.number))
+                case "initialise" if not order.initialise.done:
+                    report = ShardReport(initialised=Initialised(grant=order.initialise.grant))
+                case "close":
+                    self.rounds.append(order.close)
+                    continue
+                case _:
+                    continue
+            self.report(report)
+
+    def report(self, report: ShardReport, shards: tuple[int, ...] = (0, 1)) -> None:
+        for shard in shards:
+            self.registrar.report(self.now, shard, report)
+
+    def join(self, worker: int = -1, role: Role = Role.ROLE_TRAINER) -> Key:
+        answer = self.registrar.join(self.now, JoinRequest(worker_id=worker, role=role))
+        self.pump()
+        return answer.worker_id, answer.incarnation
+
+    def enrol(self, key: Key) -> EnrolResponse:
+        request = EnrolRequest(worker_id=key[0], incarnation=key[1], plan=plan_for(NUM_SHARDS), optimizer=sgd())
+        answer = self.registrar.enrol(self.now, request)
+        self.pump()
+        return answer
+
+    def ready(self, worker: int = -1) -> Key:
+        key = self.join(worker)
+        for _ in range(4):
+            if self.enrol(key).state == EnrolResponse.STATE_READY:
+                return key
+        raise AssertionError("not ready")
+
+    def activate(self, key: Key, last_clock: int = 0):
+        answer = self.registrar.activate(self.now, *key, last_clock)
+        self.pump()
+        return answer
+
+    def staged(self, key: Key, step: int, round_number: int, shards: tuple[int, ...] = (0, 1), **more: object) -> None:
+        report = StepStaged(worker_id=key[0], incarnation=key[1], step=step, round=round_number, **more)
+        if "apply" not in more:
+            report.apply, report.num_samples, report.scale = True, 1.0, 1.0
+        self.report(ShardReport(staged=report), shards)
+        self.pump()
+
+    def at(self, now: float, *alive: Key) -> None:
+        """Ticks up to a time; these workers beat all the while."""
+        while self.now < now:
+            self.now = min(now, self.now + 0.25)
+            for key in alive:
+                self.registrar.heartbeat(self.now, *key, WorkerReport())
+            self.registrar.tick(self.now)
+            self.pump()
+
+    def contributors(self) -> list[list[int]]:
+        return [[c.worker_id for c in record.contributions] for record in self.rounds]
+
+
+def two_active(**settings: object) -> tuple[Script, Key, Key]:
+    script = Script(**{"expected_workers": 2, **settings})
+    first = script.join(0)
+    for _ in range(4):
+        script.enrol(first)
+    second = script.ready(1)
+    script.activate(first)
+    script.activate(second)
+    return script, first, second
+
+
+class TestIncarnations:
+    def test_they_only_grow_and_free_ids_are_taken(self) -> None:
+        script = Script()
+        assert [script.join(), script.join(), script.join(0)] == [(0, 1), (1, 2), (0, 3)]
+
+    def test_a_newer_process_fences_the_older(self) -> None:
+        script = Script()
+        old = script.join(0)
+        script.join(0)
+        with pytest.raises(ReplacedError):
+            script.registrar.heartbeat(script.now, *old, WorkerReport())
+        assert script.registrar.failures == 1
+
+    def test_a_silent_one_expires_and_is_told_so(self) -> None:
+        script = Script(lease_seconds=3)
+        silent, alive = script.join(), script.join()
+        script.at(3.5, alive)
+        with pytest.raises(ExpiredError):
+            script.registrar.heartbeat(script.now, *silent, WorkerReport())
+        assert (script.registrar.lease_expiries, script.registrar.failures) == (1, 1)
+        script.registrar.heartbeat(script.now, *alive, WorkerReport())
+
+    def test_leaving_twice_is_once_and_a_failure_is_counted(self) -> None:
+        script = Script()
+        key = script.join()
+        for _ in range(2):
+            script.registrar.leave(script.now, *key, WorkerReport(), "ValueError: no")
+        assert script.registrar.failures == 1
+        with pytest.raises(StepError):
+            script.registrar.heartbeat(script.now, *key, WorkerReport())
+
+    def test_an_observer_counts_nowhere(self) -> None:
+        script = Script()
+        script.join(role=Role.ROLE_OBSERVER)
+        assert script.registrar.num_workers == 0
+        assert script.registrar.worker_statuses() == []
+
+
+class TestStart:
+    def test_the_right_to_initialise_goes_on_when_its_holder_dies(self) -> None:
+        script = Script(lease_seconds=3)
+        script.obey = False
+        first, second = script.join(), script.join()
+        script.enrol(first)
+        script.report(ShardReport(plan_installed=PlanInstalled()))
+        assert script.enrol(first).grant == 1
+        assert script.enrol(second).state == EnrolResponse.STATE_WAIT
+        script.at(3.5, second)
+        answer = script.enrol(second)
+        assert (answer.state, answer.grant) == (EnrolResponse.STATE_INITIALISE, 2)
+
+    def test_values_of_a_void_grant_do_not_count(self) -> None:
+        script = Script(lease_seconds=3)
+        script.obey = False
+        first, second = script.join(), script.join()
+        script.enrol(first)
+        script.report(ShardReport(plan_installed=PlanInstalled()))
+        script.enrol(first)
+        script.report(ShardReport(initialised=Initialised(grant=1)), shards=(0,))
+        script.at(3.5, second)
+        script.enrol(second)
+        script.report(ShardReport(initialised=Initialised(grant=1)), shards=(1,))
+        assert script.enrol(second).state == EnrolResponse.STATE_INITIALISE
+
+    def test_the_first_round_waits_for_the_expected_and_names_the_missing(self) -> None:
+        script = Script(expected_workers=2)
+        first = script.ready(0)
+        answer = script.activate(first)
+        assert not answer.open
+        assert "worker 1 of 2" in answer.message
+        script.ready(1)
+        assert script.activate(first).first_round == 1
+        assert sum(member.active for member in script.views[-1].members) == 2
+
+    def test_the_first_round_does_not_wait_for_ever(self) -> None:
+        script = Script(expected_workers=2, start_timeout_seconds=5)
+        first = script.ready(0)
+        assert not script.activate(first).open
+        script.at(6.0, first)
+        assert script.activate(first).open
+
+
+class TestRounds:
+    def test_close_when_every_shard_holds_every_member(self) -> None:
+        script, first, second = two_active()
+        script.staged(first, 1, 1)
+        script.staged(second, 1, 1, shards=(0,))
+        assert script.rounds == []
+        script.staged(second, 1, 1, shards=(1,))
+        assert script.contributors() == [[0, 1]]
+
+    def test_no_round_closes_before_every_shard_has_the_view(self) -> None:
+        script, first, second = two_active()
+        script.obey = False
+        script.join()
+        script.staged(first, 1, 1)
+        script.staged(second, 1, 1)
+        assert script.rounds == []
+        script.obey = True
+        script.pump()
+        assert script.contributors() == [[0, 1]]
+
+    def test_a_death_before_completion_is_in_the_round_nowhere(self) -> None:
+        script, first, second = two_active(lease_seconds=3)
+        script.staged(second, 1, 1, shards=(0,))
+        script.staged(first, 1, 1)
+        script.at(3.5, first)
+        assert script.contributors() == [[0]]
+
+    def test_a_death_after_completion_counts_everywhere(self) -> None:
+        script, first, second = two_active(lease_seconds=3)
+        script.staged(second, 1, 1)
+        script.at(2.0, first)
+        script.staged(first, 1, 1)
+        assert script.contributors() == [[0, 1]]
+
+    def test_a_skip_takes_part_without_weight(self) -> None:
+        script, first, second = two_active()
+        script.staged(first, 1, 1)
+        script.staged(second, 1, 1, apply=False)
+        (record,) = script.rounds
+        assert [c.apply for c in record.contributions] == [True, False]
+
+    def test_a_step_refused_by_one_shard_is_a_skip_on_all(self) -> None:
+        script, first, second = two_active()
+        script.staged(second, 1, 1, shards=(0,))
+        refused = StepRefused(worker_id=1, incarnation=second[1], step=1)
+        script.report(ShardReport(refused=refused), shards=(1,))
+        script.staged(first, 1, 1)
+        (record,) = script.rounds
+        assert [c.apply for c in record.contributions] == [True, False]
+
+    def test_a_quorum_closes_without_the_slow_and_takes_all_that_are_complete(self) -> None:
+        script, first, second = two_active(quorum=1)
+        script.staged(first, 1, 1)
+        script.staged(second, 1, 1)
+        script.staged(second, 2, 2)
+        assert script.contributors() == [[0], [1]]
+
+    def test_a_late_joiner_holds_nobody_up_before_its_first_step(self) -> None:
+        script, first, second = two_active()
+        late = script.ready(2)
+        for round_number in (1, 2):
+            script.staged(first, round_number, round_number)
+            script.staged(second, round_number, round_number)
+        assert script.contributors() == [[0, 1], [0, 1]]
+        assert script.activate(late).first_round == 3
+        script.staged(first, 3, 3)
+        script.staged(second, 3, 3)
+        assert len(script.rounds) == 2
+        script.staged(late, 1, 3)
+        assert script.contributors()[-1] == [0, 1, 2]
+
+    def test_pausing_lets_the_others_go_on(self) -> None:
+        script, first, second = two_active()
+        script.staged(first, 1, 1)
+        script.registrar.pause(script.now, *second)
+        script.pump()
+        script.registrar.tick(script.now)
+        script.pump()
+        assert script.contributors() == [[0]]
+
+    def test_a_member_that_lives_but_does_not_advance_is_suspended(self) -> None:
+        script, first, second = two_active(progress_timeout_seconds=5)
+        script.staged(first, 1, 1)
+        script.at(6.0, first, second)
+        assert script.contributors() == [[0]]
+        script.staged(second, 1, 2)
+        script.staged(first, 2, 2)
+        assert script.contributors()[-1] == [0, 1]
+
+    def test_group_values_are_those_of_the_lowest_applier(self) -> None:
+        script, first, second = two_active()
+        script.staged(second, 1, 1, apply=True, num_samples=1, scale=1, groups=sgd(0.5).groups)
+        script.staged(first, 1, 1, apply=True, num_samples=1, scale=1, groups=sgd(0.25).groups)
+        assert script.rounds[0].groups[0].numbers["lr"] == 0.25
+
+
+class TestClocks:
+    def settle(self, script: Script, key: Key, step: int, shards: tuple[int, ...] = (0, 1)) -> None:
+        settled = StepSettled(worker_id=key[0], incarnation=key[1], step=step, applied=True)
+        script.report(ShardReport(settled=settled), shards)
+
+    def test_a_late_joiner_starts_at_the_smallest_clock(self) -> None:
+        script, first, second = two_active(mode="bounded")
+        for step in range(1, 6):
+            self.settle(script, first, step)
+        for step in range(1, 4):
+            self.settle(script, second, step)
+        assert script.activate(script.ready(2)).clock == 3
+
+    def test_clocks_never_go_back(self) -> None:
+        script, first, _second = two_active(mode="bounded")
+        for step in range(1, 6):
+            self.settle(script, first, step)
+        again = script.ready(0)
+        assert script.activate(again).clock == 5
+        assert script.activate(script.ready(3), last_clock=4).clock == 4
+
+    def test_a_step_applied_on_some_shards_only_is_counted(self) -> None:
+        script, first, second = two_active(mode="async", lease_seconds=3)
+        self.settle(script, second, 1, shards=(0,))
+        script.at(3.5, first)
+        assert script.registrar.split_steps == 1
