@@ -88,7 +88,7 @@ def measure(options: Options) -> dict[str, object]:
         gloo = [
             [
                 sys.executable,
-                str(Path(__file__).with_name("gloo_rank.py")),
+                str(Path(__file__).parent / "scripts" / "gloo_rank.py"),
                 *common,
                 *("--rank", str(rank), "--store", f"{folder}/store"),
             ]
@@ -135,7 +135,7 @@ def _launch(pair: str, common: Sequence[str]) -> list[str]:
         *(sys.executable, "-m", "pushpull.deploy.cli", "launch"),
         *("--servers", "2", "--workers", str(NUM_PEERS)),
         *("--set", f"push_codec={push}", "--set", f"pull_codec={pull}"),
-        str(Path(__file__).with_name("exchange_worker.py")),
+        str(Path(__file__).parent / "scripts" / "exchange_worker.py"),
         *common,
     ]
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ..compression.kernels import largest_bits
 from .blocks import BlockStore, Bundle, OwnedBlock
 from .consistency import Policy
+from .effects import Job
 from .publication import Publisher
-from .shard_state import Job
 
 INFINITY_BITS = 0x7F800000
 

@@ -41,12 +41,12 @@ from ..protos.registrar_pb2 import (
 from ..protos.shard_pb2 import Commit, Frames, Hello, InitialValues, Outcome, Pull, ShardMessage, Welcome
 from .blocks import Bundle
 from .config import ServerConfig
+from .effects import AnswerPull, Dismiss, Effect, Job, Key, PullTicket, Report, Run, Tell
 from .job_runner import JobRunner
 from .links import RegistrarLink
 from .metrics import ServerMetrics
 from .session import Session
 from .shard import Shard
-from .shard_state import AnswerPull, Dismiss, Effect, Job, Key, PullTicket, Report, Run, Tell
 from .statistics import ShardStatistics, peak_memory_bytes
 
 log = structlog.get_logger(__name__)

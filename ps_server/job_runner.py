@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from .blocks import Bundle
-from .shard_state import Job
+from .effects import Job
 
 
 class JobHost(Protocol):

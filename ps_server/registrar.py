@@ -4,17 +4,12 @@ Calls come in with the time; what all shards must be told goes out through `take
 caller delivers orders, feeds reports back in, and asks again (`view_number`, `acknowledged`) what it waits for.
 """
 
-from dataclasses import dataclass, field
-
 from ..compression.spec import parse_codec
 from ..protos.common_pb2 import ErrorCode, OptimizerSpecification, Plan
 from ..protos.errors import (
     BadRequestError,
-    ExpiredError,
     OverBudgetError,
-    ReplacedError,
     StepError,
-    UnknownIncarnationError,
 )
 from ..protos.registrar_pb2 import (
     ActivateResponse,
@@ -22,52 +17,22 @@ from ..protos.registrar_pb2 import (
     DealResponse,
     EnrolRequest,
     EnrolResponse,
-    Fence,
     Initialise,
     InstallPlan,
     JoinRequest,
     JoinResponse,
-    Member,
     RegistrarOrder,
-    Role,
     ShardReport,
     ShardStatus,
-    View,
     WorkerReport,
-    WorkerStatus,
 )
 from .config import JobSettings
 from .consistency import Synchronous, policy_for
 from .dealing import DataDealer
 from .enrolment import Enrolment
 from .leases import Leases
+from .roster import Roster, Worker
 from .rounds import Rounds
-
-LIVE_STATES = ("joined", "enrolled", "active", "paused")
-
-
-@dataclass
-class Worker:
-    """One incarnation of a worker as the registrar knows it."""
-
-    worker_id: int
-    incarnation: int
-    observer: bool
-    host: str
-    pid: int
-    state: str = "joined"
-    """joined, enrolled, active, paused; then left, failed, expired or replaced."""
-    first_round: int = 0
-    start_clock: int = 0
-    clock: int = 0
-    last_progress: float = 0.0
-    settled: dict[int, int] = field(default_factory=dict)
-    """Newest step applied, by shard."""
-    report: WorkerReport = field(default_factory=WorkerReport)
-
-    @property
-    def live(self) -> bool:
-        return self.state in LIVE_STATES
 
 
 class Registrar:
@@ -80,14 +45,11 @@ class Registrar:
     def __init__(self, settings: JobSettings, num_shards: int, tick_seconds: float) -> None:
         self._settings = settings
         self._num_shards = num_shards
-        self._leases = Leases(settings.lease_seconds, tick_seconds)
+        self._roster = Roster(num_shards, Leases(settings.lease_seconds, tick_seconds))
         self._enrolment = Enrolment(num_shards)
         policy = policy_for(settings)
         self._rounds = Rounds(policy, num_shards) if isinstance(policy, Synchronous) else None
         self._dealer = DataDealer(in_turns=self._rounds is not None)
-        self._workers: dict[int, Worker] = {}
-        self._fences: dict[int, Fence] = {}
-        self._newest_incarnation = 0
         self._view_number = 0
         self._ready_view = 0
         self._views_installed = dict.fromkeys(range(num_shards), 0)
@@ -99,7 +61,6 @@ class Registrar:
         self._shard_status: dict[int, ShardStatus] = {}
         self.lease_expiries = 0
         self.failures = 0
-        self._split_of_replaced = 0
         self.longest_round_gap_seconds = 0.0
 
     # ---- what the caller waits for ----
@@ -114,20 +75,20 @@ class Registrar:
         return self._rounds.closed if self._rounds else 0
 
     @property
-    def split_steps(self) -> int:
-        """Steps of workers that are gone that ended applied on some shards only."""
-        return self._split_of_replaced + sum(self._split(worker) for worker in self._workers.values())
-
-    @property
     def phase(self) -> str:
         if not self._enrolment.initialised:
             return "initialising" if self._enrolment.plan else "waiting"
         return "training" if self._opened_at is not None else "waiting"
 
     @property
+    def roster(self) -> Roster:
+        """Who has joined; to be read only."""
+        return self._roster
+
+    @property
     def num_workers(self) -> int:
         """Live trainers, or the expected ones until training has begun."""
-        live = sum(worker.live and not worker.observer for worker in self._workers.values())
+        live = len(self._roster.trainers())
         return max(live, self._settings.expected_workers) if self._opened_at is None else live
 
     def installed_everywhere(self, view_number: int) -> bool:
@@ -143,31 +104,18 @@ class Registrar:
 
     def join(self, now: float, request: JoinRequest) -> JoinResponse:
         """Grants an incarnation and a lease; fences the id's earlier incarnation."""
-        worker_id = request.worker_id if request.worker_id >= 0 else self._free_id()
-        previous = self._workers.get(worker_id)
-        if previous is not None and previous.live:
+        worker_id = request.worker_id if request.worker_id >= 0 else self._roster.free_id()
+        previous = self._roster.live_holder(worker_id)
+        if previous is not None:
             self._end(previous, "replaced", ErrorCode.FENCED_REPLACED)
             self.failures += 1
-        self._newest_incarnation += 1
-        worker = Worker(
-            worker_id,
-            self._newest_incarnation,
-            observer=request.role == Role.ROLE_OBSERVER,
-            host=request.host,
-            pid=request.pid,
-            last_progress=now,
-        )
-        if previous is not None:
-            worker.clock = previous.clock
-            self._split_of_replaced += self._split(previous)
-        self._workers[worker_id] = worker
-        self._leases.renew(worker.incarnation, now)
+        worker = self._roster.add(now, worker_id, request)
         self._publish_view()
         return JoinResponse(worker_id=worker_id, incarnation=worker.incarnation, num_workers=self.num_workers)
 
     def enrol(self, now: float, request: EnrolRequest) -> EnrolResponse:
         """Checks plan and optimizer and says who initialises."""
-        worker = self._live(now, request.worker_id, request.incarnation)
+        worker = self._roster.caller(now, request.worker_id, request.incarnation)
         if self._enrolment.agree(request):
             self._orders.append(
                 RegistrarOrder(install_plan=InstallPlan(plan=request.plan, optimizer=request.optimizer))
@@ -189,7 +137,7 @@ class Registrar:
 
     def activate(self, now: float, worker_id: int, incarnation: int, last_clock: int) -> ActivateResponse:
         """Lets a worker count from now on; answered for good once training is open."""
-        worker = self._live(now, worker_id, incarnation)
+        worker = self._roster.caller(now, worker_id, incarnation)
         if worker.state == "joined" or not self._enrolment.initialised:
             raise StepError(f"worker {worker_id} is not enrolled; call worker.optimizer() first")
         self._maybe_open(now, starting=True)
@@ -201,47 +149,32 @@ class Registrar:
 
     def pause(self, now: float, worker_id: int, incarnation: int) -> None:
         """Takes a worker out of rounds and out of the smallest clock until it activates again."""
-        worker = self._live(now, worker_id, incarnation)
+        worker = self._roster.caller(now, worker_id, incarnation)
         if worker.state == "active":
             self._pause(worker)
 
     def heartbeat(self, now: float, worker_id: int, incarnation: int, report: WorkerReport) -> None:
         """Renews the lease."""
-        self._live(now, worker_id, incarnation).report.CopyFrom(report)
+        self._roster.caller(now, worker_id, incarnation).report.CopyFrom(report)
 
     def deal(self, now: float, request: DealRequest) -> DealResponse:
         """Deals lots of data; see `dealing.py`."""
-        worker = self._live(now, request.worker_id, request.incarnation)
+        worker = self._roster.caller(now, request.worker_id, request.incarnation)
         if self._opened_at is None and worker.state == "enrolled" and self._settings.expected_workers > 0:
             self._maybe_open(now)
             if self._opened_at is None:
                 return DealResponse(state=DealResponse.STATE_WAIT)
-        return self._dealer.deal(request, set(self._members()))
+        return self._dealer.deal(request, set(self._roster.members()))
 
     def leave(self, now: float, worker_id: int, incarnation: int, report: WorkerReport, failure: str) -> None:
         """The worker ends; with a text, it failed. Leaving twice is once."""
-        worker = self._workers.get(worker_id)
-        if worker is None or worker.incarnation != incarnation or not worker.live:
+        worker = self._roster.find(worker_id, incarnation)
+        if worker is None or not worker.live:
             return
         worker.report.CopyFrom(report)
         self._end(worker, "failed" if failure else "left", ErrorCode.BAD_STEP)
         self.failures += bool(failure)
         self._publish_view()
-
-    def worker_statuses(self) -> list[WorkerStatus]:
-        return [
-            WorkerStatus(
-                worker_id=worker.worker_id,
-                incarnation=worker.incarnation,
-                state=worker.state,
-                clock=worker.clock,
-                report=worker.report,
-                host=worker.host,
-                pid=worker.pid,
-            )
-            for _, worker in sorted(self._workers.items())
-            if not worker.observer
-        ]
 
     def shard_statuses(self) -> list[ShardStatus]:
         return [status for _, status in sorted(self._shard_status.items())]
@@ -280,13 +213,13 @@ class Registrar:
             case "staged":
                 self._staged(now, shard, report)
             case "refused" if self._rounds is not None:
-                if self._is_live(report.refused.worker_id, report.refused.incarnation):
+                if self._roster.is_live(report.refused.worker_id, report.refused.incarnation):
                     self._rounds.refused(report.refused)
             case "settled":
                 self._settled(now, shard, report)
             case "alive":
                 for incarnation in report.alive.incarnations:
-                    self._renew(now, incarnation)
+                    self._roster.renew(now, incarnation)
             case "status":
                 self._shard_status[shard] = report.status
         self._close_rounds(now)
@@ -295,86 +228,31 @@ class Registrar:
 
     def tick(self, now: float) -> None:
         """Expires leases, opens a start that has waited too long, suspends a member that does not advance."""
-        for incarnation in self._leases.expired(now):
-            self._expire(incarnation)
+        for worker in self._roster.expired(now):
+            self._expire(worker)
         self._suspend_stuck(now)
         self._maybe_open(now)
         self._close_rounds(now)
 
     # ---- membership ----
 
-    def _live(self, now: float, worker_id: int, incarnation: int) -> Worker:
-        """The worker of a call, its lease renewed.
-
-        Raises:
-            ReplacedError, ExpiredError, StepError: the incarnation is not live any more.
-        """
-        worker = self._workers.get(worker_id)
-        if worker is not None and worker.incarnation == incarnation and worker.live:
-            self._leases.renew(incarnation, now)
-            return worker
-        if worker is None or incarnation > self._newest_incarnation:
-            raise UnknownIncarnationError(f"no worker {worker_id} with incarnation {incarnation} has joined")
-        if worker.incarnation == incarnation and worker.state == "expired":
-            raise ExpiredError(f"the lease of worker {worker_id} ran out while it was silent")
-        if worker.incarnation == incarnation:
-            raise StepError(f"worker {worker_id} has left the job")
-        raise ReplacedError(f"a newer process has taken the place of worker {worker_id}")
-
-    def _is_live(self, worker_id: int, incarnation: int) -> bool:
-        worker = self._workers.get(worker_id)
-        return worker is not None and worker.incarnation == incarnation and worker.live
-
-    def _free_id(self) -> int:
-        taken = {worker.worker_id for worker in self._workers.values() if worker.live}
-        return next(number for number in range(len(taken) + 1) if number not in taken)
-
-    def _renew(self, now: float, incarnation: int) -> None:
-        if any(worker.incarnation == incarnation and worker.live for worker in self._workers.values()):
-            self._leases.renew(incarnation, now)
-
-    def _members(self) -> dict[int, int]:
-        """Active workers: id -> incarnation."""
-        return {worker.worker_id: worker.incarnation for worker in self._workers.values() if worker.state == "active"}
-
     def _publish_view(self) -> None:
         self._view_number += 1
-        view = View(number=self._view_number, newest_incarnation=self._newest_incarnation)
-        for _, worker in sorted(self._workers.items()):
-            if worker.live:
-                view.members.append(
-                    Member(
-                        worker_id=worker.worker_id,
-                        incarnation=worker.incarnation,
-                        active=worker.state == "active",
-                        first_round=worker.first_round,
-                        start_clock=worker.start_clock,
-                        observer=worker.observer,
-                    )
-                )
-        view.fences.extend(fence for _, fence in sorted(self._fences.items()))
-        self._orders.append(RegistrarOrder(view=view))
+        self._orders.append(RegistrarOrder(view=self._roster.view(self._view_number)))
 
     def _end(self, worker: Worker, state: str, reason: ErrorCode) -> None:
-        worker.state = state
-        self._leases.end(worker.incarnation)
-        self._fences[worker.worker_id] = Fence(
-            worker_id=worker.worker_id, incarnation=worker.incarnation, reason=reason
-        )
+        self._roster.end(worker, state, reason)
         self._dealer.lose(worker.worker_id)
         if self._rounds is not None:
             self._rounds.forget(worker.worker_id, worker.incarnation)
         if self._enrolment.grant_holder == worker.incarnation and not self._enrolment.initialised:
             self._enrolment.grant_holder = None
 
-    def _expire(self, incarnation: int) -> None:
-        self._leases.end(incarnation)
-        for worker in self._workers.values():
-            if worker.incarnation == incarnation and worker.live:
-                self._end(worker, "expired", ErrorCode.FENCED_EXPIRED)
-                self.lease_expiries += 1
-                self.failures += not worker.observer
-                self._publish_view()
+    def _expire(self, worker: Worker) -> None:
+        self._end(worker, "expired", ErrorCode.FENCED_EXPIRED)
+        self.lease_expiries += 1
+        self.failures += not worker.observer
+        self._publish_view()
 
     # ---- start ----
 
@@ -384,7 +262,7 @@ class Registrar:
             self._orders.append(RegistrarOrder(initialise=Initialise(grant=grant, incarnation=worker.incarnation)))
         if self._enrolment.grant_holder == worker.incarnation:
             return EnrolResponse(state=EnrolResponse.STATE_INITIALISE, grant=self._enrolment.grant)
-        holder = next((w.worker_id for w in self._workers.values() if w.incarnation == self._enrolment.grant_holder), 0)
+        holder = next((w.worker_id for w in self._roster if w.incarnation == self._enrolment.grant_holder), 0)
         return _wait(f"waiting for worker {holder} to initialise the servers")
 
     def _may_initialise(self, now: float, worker: Worker) -> bool:
@@ -402,8 +280,8 @@ class Registrar:
         if self._opened_at is not None or not self._enrolment.initialised:
             return
         expected = self._settings.expected_workers
-        ready = [w for w in self._workers.values() if w.state in ("enrolled", "paused") and not w.observer]
-        gone = [w for w in self._workers.values() if not w.live and not w.observer]
+        ready = [w for w in self._roster if w.state in ("enrolled", "paused") and not w.observer]
+        gone = [w for w in self._roster if not w.live and not w.observer]
         if not (ready or starting):
             return
         if len(ready) + len(gone) < expected and not self._waited_enough(now):
@@ -414,14 +292,14 @@ class Registrar:
 
     def _missing_message(self) -> str:
         expected = self._settings.expected_workers
-        ready = {w.worker_id for w in self._workers.values() if w.state == "enrolled"}
+        ready = {w.worker_id for w in self._roster if w.state == "enrolled"}
         missing = [str(number) for number in range(expected) if number not in ready]
         return f"waiting for worker {', '.join(missing)} of {expected} before the first step"
 
     def _check_budget(self, worker: Worker) -> None:
         """Every live trainer may have one whole step staged on each shard."""
         assert self._enrolment.plan is not None
-        trainers = sum(w.live and not w.observer for w in self._workers.values())
+        trainers = len(self._roster.trainers())
         codec = parse_codec(self._settings.push_codec)
         step_bytes = [0] * self._num_shards
         for block in self._enrolment.plan.blocks:
@@ -442,11 +320,10 @@ class Registrar:
     def _job_clock(self) -> int:
         if self._rounds is not None:
             return self._rounds.closed
-        clocks = [w.clock for w in self._workers.values() if w.state == "active"]
-        return min(clocks, default=max((w.clock for w in self._workers.values()), default=0))
+        return self._roster.smallest_clock()
 
     def _activate(self, now: float, worker: Worker, last_clock: int) -> None:
-        smallest = self._job_clock() if self._members() else 0
+        smallest = self._job_clock() if self._roster.members() else 0
         worker.start_clock = worker.clock = max(smallest, last_clock, worker.clock)
         worker.first_round = self.rounds_closed + 1
         worker.last_progress = now
@@ -463,9 +340,9 @@ class Registrar:
         staged = report.staged
         if self._rounds is None:
             raise BadRequestError("a shard reported a staged step, but the job has no rounds")
-        if not self._is_live(staged.worker_id, staged.incarnation):
+        if not self._roster.is_live(staged.worker_id, staged.incarnation):
             return
-        worker = self._workers[staged.worker_id]
+        worker = self._roster[staged.worker_id]
         if worker.state == "paused":
             self._activate(now, worker, worker.clock)
         worker.last_progress = now
@@ -475,8 +352,8 @@ class Registrar:
 
     def _settled(self, now: float, shard: int, report: ShardReport) -> None:
         settled = report.settled
-        worker = self._workers.get(settled.worker_id)
-        if worker is None or worker.incarnation != settled.incarnation:
+        worker = self._roster.find(settled.worker_id, settled.incarnation)
+        if worker is None:
             return
         if settled.applied:
             worker.settled[shard] = max(worker.settled.get(shard, 0), settled.step)
@@ -494,13 +371,13 @@ class Registrar:
             return
         if not self.installed_everywhere(self._view_number):
             return
-        closed = self._rounds.close_next(self._members())
+        closed = self._rounds.close_next(self._roster.members())
         if closed is None:
             return
         self._dealer.done(closed.lots_done)
         self._dealer.give_back(closed.lots_returned)
         for contribution in closed.record.contributions:
-            self._workers[contribution.worker_id].clock += 1
+            self._roster[contribution.worker_id].clock += 1
         gap = now - (self._last_close if self._last_close is not None else now)
         self.longest_round_gap_seconds = max(self.longest_round_gap_seconds, gap)
         self._last_close = now
@@ -509,20 +386,16 @@ class Registrar:
     def _suspend_stuck(self, now: float) -> None:
         """Pauses a member that others wait for and that has ended no step for too long."""
         timeout = self._settings.progress_timeout_seconds
-        if timeout == 0 or len(self._members()) < 2:
+        if timeout == 0 or len(self._roster.members()) < 2:
             return
         if self._rounds is not None:
-            waited_for = self._rounds.waiting_for(self._members())
+            waited_for = self._rounds.waiting_for(self._roster.members())
         else:
             slowest = self._job_clock()
-            waited_for = [id_ for id_ in self._members() if self._workers[id_].clock == slowest]
+            waited_for = [id_ for id_ in self._roster.members() if self._roster[id_].clock == slowest]
         for worker_id in waited_for:
-            if now - self._workers[worker_id].last_progress > timeout and len(self._members()) > 1:
-                self._pause(self._workers[worker_id])
-
-    def _split(self, worker: Worker) -> bool:
-        newest = [worker.settled.get(shard, 0) for shard in range(self._num_shards)]
-        return not worker.live and max(newest) != min(newest)
+            if now - self._roster[worker_id].last_progress > timeout and len(self._roster.members()) > 1:
+                self._pause(self._roster[worker_id])
 
 
 def _wait(message: str) -> EnrolResponse:

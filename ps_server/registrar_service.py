@@ -70,7 +70,7 @@ class RegistrarService(RegistrarServicer):
             lease_expiries=lambda: registrar.lease_expiries,
             rounds=lambda: registrar.rounds_closed,
             failures=lambda: registrar.failures,
-            split_steps=lambda: registrar.split_steps,
+            split_steps=lambda: registrar.roster.split_steps,
         )
 
     def start(self, shard: LinkedShard, address: str, epoch: int) -> None:
@@ -161,11 +161,11 @@ class RegistrarService(RegistrarServicer):
                 job=self._job(),
                 phase=registrar.phase,
                 round=registrar.rounds_closed,
-                workers=registrar.worker_statuses(),
+                workers=registrar.roster.statuses(),
                 shards=registrar.shard_statuses(),
                 lease_expiries=registrar.lease_expiries,
                 failures=registrar.failures,
-                split_steps=registrar.split_steps,
+                split_steps=registrar.roster.split_steps,
                 longest_round_gap_seconds=registrar.longest_round_gap_seconds,
             )
 

@@ -28,10 +28,10 @@ from pushpull.protos.registrar_pb2 import (
 )
 from pushpull.protos.shard_pb2 import Commit, Frames, Outcome, PullDone, Verdict
 from pushpull.ps_server.config import JobSettings
+from pushpull.ps_server.effects import AnswerPull, Effect, Job, Report, Run, Tell
 from pushpull.ps_server.job import job_message
 from pushpull.ps_server.registrar import Registrar
 from pushpull.ps_server.shard import Shard
-from pushpull.ps_server.shard_state import AnswerPull, Effect, Job, Report, Run, Tell
 
 
 @dataclass

@@ -153,7 +153,7 @@ class TestIncarnations:
         script = Script()
         script.join(role=Role.ROLE_OBSERVER)
         assert script.registrar.num_workers == 0
-        assert script.registrar.worker_statuses() == []
+        assert script.registrar.roster.statuses() == []
 
 
 class TestStart:
@@ -321,4 +321,4 @@ class TestClocks:
         script, first, second = two_active(mode="async", lease_seconds=3)
         self.settle(script, second, 1, shards=(0,))
         script.at(3.5, first)
-        assert script.registrar.split_steps == 1
+        assert script.registrar.roster.split_steps == 1

@@ -1,0 +1,227 @@
+"""What a codec is and what it promises."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..protos.errors import NonFiniteError
+from .header import DENSE, HEADER_BYTES, MAX_ELEMENTS, Header
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+Residual = tuple[Floats, Floats]
+"""(committed, pending), each float32 [n]: what earlier frames left out, and what this one leaves out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What holds for D, the decoded frame of x, for every finite x: the statements that property tests check.
+
+    `relative_error` and `squared_error` bound the quantisation of the elements that are sent;
+    `absolute_error` is what the underflow of subnormal numbers may add to each of them. A finite number
+    that would round to infinity becomes the largest finite number of its format.
+    """
+
+    unbiased: bool
+    """The mean of D over seeds is x."""
+    deterministic: bool
+    """D does not depend on the seed."""
+    relative_error: float = 0.0
+    """|D_i - x_i| <= relative_error * (largest |x| of the quantiser's block) for an element that is sent."""
+    squared_error: float = 0.0
+    """||D - x||^2 <= squared_error * ||x||^2 over the elements that are sent."""
+    absolute_error: float = 0.0
+    density: float = 1.0
+    """Share of the elements that is sent."""
+
+    def num_sent(self, num_elements: int) -> int:
+        """Elements sent of a block of `num_elements`: at least one of a block that has any."""
+        return min(num_elements, max(1, math.floor(self.density * num_elements + 0.5)))
+
+    def delta(self, num_elements: int) -> float | None:
+        """Contraction: ||D - x||^2 <= (1 - delta) * ||x||^2. None for an unbiased codec, which states
+        `omega`."""
+        if self.unbiased and not self.deterministic:
+            return None
+        share = self.num_sent(num_elements) / num_elements if num_elements else 1.0
+        return (1.0 - self.squared_error) * share
+
+    def omega(self, num_elements: int) -> float | None:
+        """Variance of an unbiased codec: mean of ||D - x||^2 <= omega * ||x||^2. None for a biased codec."""
+        return self.squared_error if self.unbiased else None
+
+    def max_error(self, absmax: float) -> float:
+        """Largest |D_i - x_i| of an element that is sent, in a quantiser block whose largest magnitude is
+        `absmax`."""
+        return self.relative_error * absmax + self.absolute_error
+
+
+class Codec(ABC):
+    """Turns float32 values into self-describing bytes. A stateless, hashable value; threads may share it."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> str:
+        """Canonical specification: `parse_codec(codec.spec) == codec`."""
+
+    @property
+    @abstractmethod
+    def contract(self) -> Contract:
+        """What decoded frames promise."""
+
+    @property
+    def lossless(self) -> bool:
+        """Decoding gives the same bits."""
+        return False
+
+    @abstractmethod
+    def frame_bound(self, num_elements: int) -> int:
+        """Most bytes that a frame of `num_elements` may take; a multiple of four."""
+
+    @abstractmethod
+    def dense(self) -> "DenseCodec":
+        """The codec for small and one-dimensional tensors: this one, or the value codec of a sparse one."""
+
+    def encode(self, values: Floats, out: Bytes, *, seed: int = 0, residual: Residual | None = None) -> int:
+        """Encode y = values (+ committed) into `out` and return the bytes written, a multiple of four.
+
+        `values` is float32 [n], `out` uint8 [>= frame_bound(n)], both C-contiguous; they must not overlap.
+        With `residual`, pending becomes y - D in the same pass and committed is only read. The same arguments
+        give the same bytes; a codec that draws random numbers draws them from (`seed`, element index), so
+        different blocks, steps and workers need different seeds. Raises NonFiniteError if y has a NaN or an
+        infinity: pending is then undefined.
+        """
+        check_floats("values", values, values.size)
+        if out.dtype != np.uint8 or out.ndim != 1 or not out.flags.c_contiguous:
+            raise ValueError("out must be a contiguous one-dimensional uint8 array")
+        if values.size > MAX_ELEMENTS:
+            raise ValueError(f"{values.size} values do not fit one frame of at most {MAX_ELEMENTS}")
+        if out.size < self.frame_bound(values.size):
+            raise ValueError(f"out has {out.size} bytes; a frame may take {self.frame_bound(values.size)}")
+        if residual is not None:
+            check_floats("committed residual", residual[0], values.size)
+            check_floats("pending residual", residual[1], values.size)
+            residual = (frozen(residual[0]), residual[1])
+        target = out if out.ctypes.data % 4 == 0 else np.empty(out.size, np.uint8)
+        num_bytes = self._encode(frozen(values), target, seed_word(seed), residual)
+        if target is not out:
+            out[:num_bytes] = target[:num_bytes]
+        return num_bytes
+
+    @abstractmethod
+    def _encode(self, values: Floats, out: Bytes, seed: np.uint32, residual: Residual | None) -> int:
+        """`encode` behind its checks: arrays fit, `out` is aligned to four bytes."""
+
+
+class Body(Protocol):
+    """What stands behind the header, checked."""
+
+    def decode_into(self, out: Floats, scale: np.float32) -> None:
+        """out = fl(scale * D)."""
+
+    def add_to(self, accumulator: Floats, scale: np.float32) -> None:
+        """accumulator = fl(accumulator + fl(scale * D))."""
+
+
+class DenseCodec(Codec):
+    """A codec that sends every element, and the value section of the sparse ones.
+
+    The section methods work on uint8 arrays of exactly `section_bytes(count)` bytes that are aligned to four.
+    """
+
+    @property
+    @abstractmethod
+    def value_id(self) -> int:
+        """Number of the value format in a header."""
+
+    @property
+    def block_log2(self) -> int:
+        """Log2 of the quantiser's block; 0 if the format has none."""
+        return 0
+
+    @abstractmethod
+    def section_bytes(self, count: int) -> int:
+        """Bytes of the section of `count` values, a multiple of four."""
+
+    @abstractmethod
+    def encode_section(self, values: Floats, section: Bytes, seed: np.uint32, residual: Residual | None) -> bool:
+        """Encode values (+ committed); False if a value is not finite."""
+
+    @abstractmethod
+    def check_section(self, section: Bytes, count: int) -> None:
+        """Raise FrameError or NonFiniteError unless every decoded value is finite. Allocates nothing."""
+
+    @abstractmethod
+    def decode_section(self, section: Bytes, out: Floats, scale: np.float32) -> None:
+        """out = fl(scale * D), float32 [count]."""
+
+    @abstractmethod
+    def add_section(self, section: Bytes, accumulator: Floats, scale: np.float32) -> None:
+        """accumulator = fl(accumulator + fl(scale * D)), float32 [count]."""
+
+    def dense(self) -> "DenseCodec":
+        return self
+
+    def frame_bound(self, num_elements: int) -> int:
+        return HEADER_BYTES + self.section_bytes(num_elements)
+
+    def _encode(self, values: Floats, out: Bytes, seed: np.uint32, residual: Residual | None) -> int:
+        num_bytes = self.frame_bound(values.size)
+        Header(DENSE, self.value_id, 0, self.block_log2, values.size, values.size).write(out)
+        if not self.encode_section(values, out[HEADER_BYTES:num_bytes], seed, residual):
+            raise non_finite(values, residual)
+        return num_bytes
+
+
+def padded(num_bytes: int) -> int:
+    """The next multiple of four."""
+    return (num_bytes + 3) & ~3
+
+
+Array = TypeVar("Array", bound=NDArray[Any])
+
+
+def frozen(values: Array) -> Array:
+    """A read-only view: kernels that only read are compiled for this one kind of array."""
+    view = values.view()
+    view.flags.writeable = False
+    return view
+
+
+def check_floats(what: str, values: Floats, size: int) -> None:
+    """Raise ValueError unless `values` is a contiguous, aligned float32 [size]."""
+    if values.dtype != np.float32 or values.ndim != 1 or not values.flags.c_contiguous or not values.flags.aligned:
+        raise ValueError(
+            f"{what} must be a contiguous one-dimensional float32 array, "
+            f"not {values.dtype} {list(values.shape)} with strides {list(values.strides)}"
+        )
+    if values.size != size:
+        raise ValueError(f"{what} has {values.size} elements instead of {size}")
+
+
+def seed_word(seed: int) -> np.uint32:
+    """A 64-bit seed mixed down to 32 bits."""
+    low, high = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
+    return np.uint32(mix(low ^ mix(high ^ 0x9E3779B9)))
+
+
+def mix(word: int) -> int:
+    """A 32-bit integer hash (lowbias32); the kernels have the same one."""
+    word ^= word >> 16
+    word = word * 0x7FEB352D & 0xFFFFFFFF
+    word ^= word >> 15
+    word = word * 0x846CA68B & 0xFFFFFFFF
+    return word ^ word >> 16
+
+
+def non_finite(values: Floats, residual: Residual | None) -> NonFiniteError:
+    """The error that names the first value, or first sum with the residual, that is not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = values if residual is None else values + residual[0]
+    place = int(np.argmin(np.isfinite(total)))
+    cause = "" if residual is None or not np.isfinite(values[place]) else " once the residual is added"
+    return NonFiniteError(f"value {place} of {values.size} is {total[place]}{cause}; nothing was encoded")

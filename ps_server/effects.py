@@ -1,0 +1,106 @@
+"""What a shard's core decides and asks for: jobs to apply, messages to send. Pure data."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..protos.registrar_pb2 import ShardReport
+from ..protos.shard_pb2 import Outcome, PullDone
+from .steps import StagedFrame
+
+Key = tuple[int, int]
+"""Worker id and incarnation."""
+
+
+@dataclass(frozen=True)
+class AppliedPart:
+    """What one worker adds in a job."""
+
+    worker_id: int
+    weight: float
+    """FP32 factor of its decoded frames."""
+    frames: dict[int, StagedFrame]
+    """By block id."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Work for the applying threads: reduce the parts in this order, then run the optimizer."""
+
+    sequence: int
+    parts: list[AppliedPart]
+    """Ascending worker id: the order of the sum."""
+    numbers: list[dict[str, float]]
+    """Group values."""
+    base_versions: NDArray[np.int64] | None
+    """Of each of the shard's blocks; None in synchronous mode, where nothing is stale."""
+    num_members: int
+    settles: dict[Key, Outcome.Kind]
+    """What becomes of whose open step when the job is done."""
+    round: int
+
+
+@dataclass
+class PullTicket:
+    """A pull that has not been answered. `base_versions` are raised as values are sent; -1 = nothing held."""
+
+    key: Key
+    request: int
+    step: int
+    """Step whose outcome comes first; 0 for a plain pull."""
+    base_versions: NDArray[np.int64]
+    after_job: int
+    """Jobs that must be done first."""
+    waited: bool = False
+
+
+@dataclass(frozen=True)
+class Tell:
+    """Effect: send the outcome of a step to its worker."""
+
+    key: Key
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Report:
+    """Effect: tell the registrar."""
+
+    report: ShardReport
+
+
+@dataclass(frozen=True)
+class Run:
+    """Effect: hand a job to the applying threads."""
+
+    job: Job
+
+
+@dataclass(frozen=True)
+class AnswerPull:
+    """Effect: send what the ticket lacks, then this message."""
+
+    ticket: PullTicket
+    done: PullDone
+    clock_lag: int
+
+
+@dataclass(frozen=True)
+class Dismiss:
+    """Effect: end the stream of an incarnation that is live no more."""
+
+    key: Key
+
+
+Effect = Tell | Report | Run | AnswerPull | Dismiss
+
+
+@dataclass
+class Counters:
+    """What happened on this shard so far."""
+
+    steps_applied: int = 0
+    duplicates_dropped: int = 0
+    pulls_waited: int = 0
+    pushes_refused: dict[str, int] = field(default_factory=dict)

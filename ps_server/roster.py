@@ -1,0 +1,187 @@
+"""Who has joined: incarnations, fences, leases, and the views that tell the shards. Pure; owned by the registrar."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ..protos.common_pb2 import ErrorCode
+from ..protos.errors import ExpiredError, ReplacedError, StepError, UnknownIncarnationError
+from ..protos.registrar_pb2 import Fence, JoinRequest, Member, Role, View, WorkerReport, WorkerStatus
+from .leases import Leases
+
+LIVE_STATES = ("joined", "enrolled", "active", "paused")
+
+
+@dataclass
+class Worker:
+    """One incarnation of a worker as the registrar knows it."""
+
+    worker_id: int
+    incarnation: int
+    observer: bool
+    host: str
+    pid: int
+    state: str = "joined"
+    """joined, enrolled, active, paused; then left, failed, expired or replaced."""
+    first_round: int = 0
+    start_clock: int = 0
+    clock: int = 0
+    last_progress: float = 0.0
+    settled: dict[int, int] = field(default_factory=dict)
+    """Newest step applied, by shard."""
+    report: WorkerReport = field(default_factory=WorkerReport)
+
+    @property
+    def live(self) -> bool:
+        return self.state in LIVE_STATES
+
+
+class Roster:
+    """All workers, newest incarnation of each id.
+
+    Invariants: incarnations only grow; of one worker id at most one incarnation is live; a fenced incarnation never
+    becomes live again.
+    """
+
+    def __init__(self, num_shards: int, leases: Leases) -> None:
+        self._num_shards = num_shards
+        self._leases = leases
+        self._workers: dict[int, Worker] = {}
+        self._fences: dict[int, Fence] = {}
+        self._newest_incarnation = 0
+        self._split_of_replaced = 0
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter([worker for _, worker in sorted(self._workers.items())])
+
+    def __getitem__(self, worker_id: int) -> Worker:
+        return self._workers[worker_id]
+
+    def live_holder(self, worker_id: int) -> Worker | None:
+        """The live incarnation of an id."""
+        worker = self._workers.get(worker_id)
+        return worker if worker is not None and worker.live else None
+
+    def add(self, now: float, worker_id: int, request: JoinRequest) -> Worker:
+        """Grants an incarnation and a lease; the id's earlier one must have ended."""
+        previous = self._workers.get(worker_id)
+        self._newest_incarnation += 1
+        worker = Worker(
+            worker_id,
+            self._newest_incarnation,
+            observer=request.role == Role.ROLE_OBSERVER,
+            host=request.host,
+            pid=request.pid,
+            last_progress=now,
+        )
+        if previous is not None:
+            worker.clock = previous.clock
+            self._split_of_replaced += self._split(previous)
+        self._workers[worker_id] = worker
+        self._leases.renew(worker.incarnation, now)
+        return worker
+
+    def free_id(self) -> int:
+        """The smallest id without a live worker."""
+        taken = {worker.worker_id for worker in self if worker.live}
+        return next(number for number in range(len(taken) + 1) if number not in taken)
+
+    def caller(self, now: float, worker_id: int, incarnation: int) -> Worker:
+        """The worker of a call, its lease renewed.
+
+        Raises:
+            ReplacedError, ExpiredError, StepError, UnknownIncarnationError: the incarnation is not live.
+        """
+        worker = self._workers.get(worker_id)
+        if worker is not None and worker.incarnation == incarnation and worker.live:
+            self._leases.renew(incarnation, now)
+            return worker
+        if worker is None or incarnation > self._newest_incarnation:
+            raise UnknownIncarnationError(f"no worker {worker_id} with incarnation {incarnation} has joined")
+        if worker.incarnation == incarnation and worker.state == "expired":
+            raise ExpiredError(f"the lease of worker {worker_id} ran out while it was silent")
+        if worker.incarnation == incarnation:
+            raise StepError(f"worker {worker_id} has left the job")
+        raise ReplacedError(f"a newer process has taken the place of worker {worker_id}")
+
+    def find(self, worker_id: int, incarnation: int) -> Worker | None:
+        """The worker with this incarnation, live or not; None if it is not the newest."""
+        worker = self._workers.get(worker_id)
+        return worker if worker is not None and worker.incarnation == incarnation else None
+
+    def is_live(self, worker_id: int, incarnation: int) -> bool:
+        worker = self.find(worker_id, incarnation)
+        return worker is not None and worker.live
+
+    def renew(self, now: float, incarnation: int) -> None:
+        """An incarnation was heard of somewhere."""
+        if any(worker.incarnation == incarnation and worker.live for worker in self):
+            self._leases.renew(incarnation, now)
+
+    def expired(self, now: float) -> list[Worker]:
+        """Live workers whose lease has run out; to be called once per tick."""
+        silent = set(self._leases.expired(now))
+        return [worker for worker in self if worker.incarnation in silent and worker.live]
+
+    def end(self, worker: Worker, state: str, reason: ErrorCode) -> None:
+        """Fences an incarnation for good."""
+        worker.state = state
+        self._leases.end(worker.incarnation)
+        self._fences[worker.worker_id] = Fence(
+            worker_id=worker.worker_id, incarnation=worker.incarnation, reason=reason
+        )
+
+    def trainers(self) -> list[Worker]:
+        """Live ones."""
+        return [worker for worker in self if worker.live and not worker.observer]
+
+    def members(self) -> dict[int, int]:
+        """Active workers: id -> incarnation."""
+        return {worker.worker_id: worker.incarnation for worker in self if worker.state == "active"}
+
+    def smallest_clock(self) -> int:
+        """Over the active workers; with none, the largest any worker had."""
+        active = [worker.clock for worker in self if worker.state == "active"]
+        return min(active, default=max((worker.clock for worker in self), default=0))
+
+    def view(self, number: int) -> View:
+        """What shards are told."""
+        view = View(number=number, newest_incarnation=self._newest_incarnation)
+        for worker in self:
+            if worker.live:
+                view.members.append(
+                    Member(
+                        worker_id=worker.worker_id,
+                        incarnation=worker.incarnation,
+                        active=worker.state == "active",
+                        first_round=worker.first_round,
+                        start_clock=worker.start_clock,
+                        observer=worker.observer,
+                    )
+                )
+        view.fences.extend(fence for _, fence in sorted(self._fences.items()))
+        return view
+
+    def statuses(self) -> list[WorkerStatus]:
+        """Of every trainer there has been, by id."""
+        return [
+            WorkerStatus(
+                worker_id=worker.worker_id,
+                incarnation=worker.incarnation,
+                state=worker.state,
+                clock=worker.clock,
+                report=worker.report,
+                host=worker.host,
+                pid=worker.pid,
+            )
+            for worker in self
+            if not worker.observer
+        ]
+
+    @property
+    def split_steps(self) -> int:
+        """Steps of workers that are gone that ended applied on some shards only."""
+        return self._split_of_replaced + sum(self._split(worker) for worker in self)
+
+    def _split(self, worker: Worker) -> bool:
+        newest = [worker.settled.get(shard, 0) for shard in range(self._num_shards)]
+        return not worker.live and max(newest) != min(newest)

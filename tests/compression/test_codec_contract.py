@@ -1,0 +1,287 @@
+"""What every codec promises, checked for every specification by one set of tests."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from pushpull.compression import oracle
+from pushpull.compression.frame import parse_frame
+from pushpull.compression.spec import parse_codec
+from pushpull.protos.errors import NonFiniteError
+
+BLOCK = 256
+LARGEST = float(np.finfo(np.float32).max)
+
+quick = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors]
+)
+
+finite = st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-LARGEST, max_value=LARGEST)
+
+
+def normal(rng, size):
+    return rng.standard_normal(size)
+
+
+def wide(rng, size):
+    return rng.standard_normal(size) * 10.0 ** rng.uniform(-44, 37, size)
+
+
+def tiny(rng, size):
+    return rng.standard_normal(size) * 1e-42
+
+
+def tied(rng, size):
+    return rng.integers(-2, 3, size).astype(float)
+
+
+def mostly_zero(rng, size):
+    return rng.standard_normal(size) * (rng.random(size) < 0.02)
+
+
+def all_zero(rng, size):
+    return -np.zeros(size)
+
+
+@st.composite
+def vectors(draw):
+    if draw(st.booleans()):
+        return draw(arrays(np.float32, st.integers(0, 9), elements=finite))
+    size = draw(st.one_of(st.sampled_from([0, 1, 255, 256, 257, 4096, 5000]), st.integers(2, 800)))
+    make = draw(st.sampled_from([normal, wide, tiny, tied, mostly_zero, all_zero]))
+    return np.clip(make(np.random.default_rng(draw(st.integers(0, 99))), size), -LARGEST, LARGEST).astype(np.float32)
+
+
+def norm(values):
+    return float(np.linalg.norm(values.astype(np.float64)))
+
+
+def block_maxima(values):
+    """For each element the largest magnitude of its quantiser block."""
+    padded = np.pad(np.abs(values), (0, -values.size % BLOCK)).reshape(-1, BLOCK)
+    return np.repeat(padded.max(axis=1), BLOCK)[: values.size].astype(np.float64)
+
+
+class TestFrames:
+    @quick
+    @given(values=vectors(), seed=st.integers(0, 2**64 - 1))
+    def test_a_frame_fits_its_bound_and_keeps_later_frames_aligned(self, codec, encoded, values, seed):
+        frame = encoded(codec, values, seed)
+        assert len(frame) <= codec.frame_bound(values.size)
+        assert len(frame) % 4 == 0
+        assert codec.frame_bound(values.size) % 4 == 0
+        parsed = parse_frame(frame, values.size)
+        assert (parsed.num_elements, parsed.num_bytes) == (values.size, len(frame))
+
+    @quick
+    @given(values=vectors(), seed=st.integers(0, 2**32))
+    def test_the_same_arguments_give_the_same_bytes(self, codec, encoded, values, seed):
+        assert encoded(codec, values, seed) == encoded(codec, values.copy(), seed)
+        if codec.contract.deterministic:
+            assert encoded(codec, values, seed + 1) == encoded(codec, values, seed)
+
+    def test_a_codec_that_draws_gives_other_bytes_for_another_seed(self, codec, encoded):
+        values = np.linspace(0.1, 1, 3000, dtype=np.float32)
+        same = encoded(codec, values, 1) == encoded(codec, values, 2)
+        assert same == codec.contract.deterministic
+
+    def test_threads_give_the_same_frames_as_one_thread(self, codec, encoded):
+        batch = [np.random.default_rng(seed).standard_normal(6000).astype(np.float32) for seed in range(8)]
+        with ThreadPoolExecutor(4) as pool:
+            frames = list(pool.map(lambda values: encoded(codec, values), batch))
+        assert frames == [encoded(codec, values) for values in batch]
+
+
+class TestErrors:
+    @quick
+    @given(values=vectors(), seed=st.integers(0, 99))
+    def test_the_error_of_each_element_is_within_the_contract(self, codec, encoded, decoded, values, seed):
+        result = decoded(encoded(codec, values, seed), values.size).astype(np.float64)
+        contract = codec.contract
+        sent = np.argsort(-np.abs(values), kind="stable")[: contract.num_sent(values.size)]
+        dropped = np.delete(np.arange(values.size), sent)
+        assert not result[dropped].any()
+        absmax = block_maxima(values) if codec.dense() == codec else np.full(values.size, np.abs(values).max(initial=0))
+        allowed = np.array([contract.max_error(float(largest)) for largest in absmax])
+        assert (np.abs(result - values)[sent] <= allowed[sent]).all()
+
+    @quick
+    @given(values=vectors(), seed=st.integers(0, 99))
+    def test_the_error_of_the_vector_is_within_the_contract(self, codec, encoded, decoded, values, seed):
+        error = norm(decoded(encoded(codec, values, seed), values.size).astype(np.float64) - values)
+        contract = codec.contract
+        delta, omega = contract.delta(values.size), contract.omega(values.size)
+        assert delta is not None or omega is not None
+        share = 1.0 - delta if delta is not None else omega
+        underflow = contract.absolute_error * values.size**0.5
+        assert error <= share**0.5 * norm(values) * (1 + 1e-9) + underflow
+
+    @quick
+    @given(values=vectors())
+    def test_a_lossless_codec_returns_the_same_bits(self, codec, encoded, decoded, values):
+        same = decoded(encoded(codec, values), values.size).tobytes() == values.tobytes()
+        assert same or not codec.lossless
+
+    def test_finite_values_stay_finite_next_to_the_largest_float(self, codec, encoded, decoded):
+        largest = np.float32(LARGEST)
+        values = np.resize(np.array([largest, -largest, largest * 0.999, 1.0], np.float32), 600)
+        pending = np.empty_like(values)
+        result = decoded(encoded(codec, values, residual=(np.zeros_like(values), pending)), values.size)
+        assert np.isfinite(result).all()
+        assert np.isfinite(pending).all()
+
+    @pytest.mark.parametrize("spec", ["fp32", "fp16", "bf16"])
+    def test_casts_keep_the_sign_of_zero(self, spec, encoded, decoded):
+        values = np.array([-0.0, 0.0, -0.0, 1.0], np.float32)
+        result = decoded(encoded(parse_codec(spec), values), 4)
+        assert np.signbit(result).tolist() == [True, False, True, False]
+
+    def test_fp16_keeps_small_gradients(self, encoded, decoded):
+        values = (np.random.default_rng(0).standard_normal(2000) * 1e-9).astype(np.float32)
+        result = decoded(encoded(parse_codec("fp16"), values), values.size)
+        assert (np.abs(result - values) <= np.abs(values) * 2.0**-11 + 2.0**-40 * np.abs(values).max()).all()
+
+
+class TestResidual:
+    @quick
+    @given(values=vectors(), seed=st.integers(0, 99))
+    @example(values=np.full(700, 3e-45, np.float32), seed=0)
+    def test_pending_is_what_the_frame_leaves_out(self, codec, encoded, decoded, values, seed):
+        values = values * np.float32(0.75)  # leaves room for the sum
+        committed = np.random.default_rng(seed).permutation(values) * np.float32(0.25)
+        before = committed.copy()
+        pending = np.full_like(values, np.nan)
+        frame = encoded(codec, values, seed, (committed, pending))
+        total = values + committed
+        np.testing.assert_array_equal(pending, total - decoded(frame, values.size))
+        np.testing.assert_array_equal(committed, before)
+        assert frame == encoded(codec, total, seed)
+
+
+class TestOracle:
+    @quick
+    @given(values=vectors(), seed=st.integers(0, 2**64 - 1), with_residual=st.booleans())
+    def test_kernels_and_oracle_agree_by_bits(self, codec, encoded, decoded, values, seed, with_residual):
+        if with_residual:
+            values = values * np.float32(0.75)  # leaves room for the sum
+        committed = values[::-1].copy() * np.float32(0.25) if with_residual else np.zeros_like(values)
+        pending = np.empty_like(values)
+        frame = encoded(codec, values, seed, (committed, pending) if with_residual else None)
+        told = torch.from_numpy(committed) if with_residual else None
+        expected, left = oracle.encode(codec, torch.from_numpy(values), seed, told)
+        assert frame == expected.numpy().tobytes()
+        result = decoded(frame, values.size)
+        assert result.tobytes() == oracle.decode(expected, values.size).numpy().tobytes()
+        if with_residual:
+            assert pending.tobytes() == left.numpy().tobytes()
+
+    @quick
+    @given(values=vectors(), scale=st.floats(1e-3, 1e3))
+    def test_products_are_rounded_before_they_are_added(self, codec, encoded, decoded, values, scale):
+        values = np.clip(values, -1e30, 1e30)
+        frame = encoded(codec, values)
+        plain = decoded(frame, values.size)
+        scaled, total = np.empty_like(values), np.arange(values.size, dtype=np.float32)
+        parsed = parse_frame(frame, values.size)
+        parsed.decode_into(scaled, scale)
+        parsed.add_to(total, scale)
+        np.testing.assert_array_equal(scaled, np.float32(scale) * plain)
+        np.testing.assert_array_equal(total, np.arange(values.size, dtype=np.float32) + np.float32(scale) * plain)
+
+
+class TestUnbiased:
+    SPECS = ("int8:stochastic",)
+
+    @pytest.mark.parametrize("spec", SPECS)
+    def test_the_mean_over_seeds_is_the_value(self, spec, encoded, decoded):
+        codec, num_seeds = parse_codec(spec), 600
+        values = np.random.default_rng(1).standard_normal(512).astype(np.float32)
+        results = [decoded(encoded(codec, values, seed), values.size) for seed in range(num_seeds)]
+        step = np.abs(values).max() / 127
+        # An error has a standard deviation of at most half a step; six of the mean's, over 512 elements.
+        assert np.abs(np.mean(results, axis=0, dtype=np.float64) - values).max() < 6 * 0.5 * step / num_seeds**0.5
+
+    @pytest.mark.parametrize("spec", SPECS)
+    @pytest.mark.parametrize("seed", range(5))
+    def test_errors_of_elements_are_independent(self, spec, seed, encoded, decoded):
+        codec, size = parse_codec(spec), 100_000
+        values = np.full(size, 0.3, np.float32)
+        values[::BLOCK] = 1.0
+        error = decoded(encoded(codec, values, seed), size).astype(np.float64) - values
+        assert abs(error.mean()) < 6 * 0.5 / 127 / size**0.5
+
+    @pytest.mark.parametrize("spec", SPECS)
+    def test_errors_of_neighbouring_seeds_are_independent(self, spec, encoded, decoded):
+        codec, size = parse_codec(spec), 4096
+        values = np.full(size, 0.3, np.float32)
+        values[::BLOCK] = 1.0
+        errors = [decoded(encoded(codec, values, seed), size) - values for seed in range(64)]
+        correlations = np.corrcoef(errors)[np.triu_indices(64, 1)]
+        assert np.abs(correlations).max() < 6 / size**0.5
+        sums = np.sum(errors, axis=1, dtype=np.float64)
+        # The sum over a block has to differ between seeds as that of independent errors does.
+        fraction = 0.3 * 127 % 1
+        expected = (fraction * (1 - fraction) * size) ** 0.5 / 127
+        assert 0.6 * expected < sums.std() < 1.5 * expected
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf], ids=str)
+    def test_a_value_that_is_not_finite_is_found_in_every_lane(self, codec, encoded, bad):
+        size = BLOCK + 70
+        values, committed = np.ones(size, np.float32), np.full(size, 0.5, np.float32)
+        for place in range(size):
+            values[place] = bad
+            with pytest.raises(NonFiniteError, match=f"value {place} of {size}"):
+                encoded(codec, values)
+            with pytest.raises(NonFiniteError):
+                encoded(codec, values, residual=(committed, np.empty_like(values)))
+            values[place] = 1
+        assert (committed == 0.5).all()
+
+    def test_a_sum_with_the_residual_that_overflows_is_refused(self, codec, encoded):
+        values = np.full(400, 3e38, np.float32)
+        with pytest.raises(NonFiniteError, match="residual"):
+            encoded(codec, values, residual=(values.copy(), np.empty_like(values)))
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            np.ones(10, np.float64),
+            np.ones((5, 2), np.float32),
+            np.ones(20, np.float32)[::2],
+            np.frombuffer(bytes(41), np.uint8)[1:].view(np.float32),
+        ],
+        ids=["float64", "two dimensions", "strided", "misaligned"],
+    )
+    def test_arrays_that_do_not_fit_are_refused(self, codec, values):
+        with pytest.raises(ValueError, match="contiguous one-dimensional float32"):
+            codec.encode(values, np.empty(1000, np.uint8))
+
+    def test_a_buffer_that_is_too_small_is_refused(self, codec):
+        values = np.ones(300, np.float32)
+        with pytest.raises(ValueError, match="a frame may take"):
+            codec.encode(values, np.empty(codec.frame_bound(300) - 1, np.uint8))
+
+    def test_misaligned_buffers_work(self, codec, encoded, decoded):
+        values = np.linspace(-3, 5, 700, dtype=np.float32)
+        plain = encoded(codec, values)
+        shifted = np.empty(codec.frame_bound(700) + 1, np.uint8)[1:]
+        assert shifted[: codec.encode(values, shifted)].tobytes() == plain
+        inside = memoryview(b"?" + plain)[1:]
+        np.testing.assert_array_equal(decoded(inside, 700), decoded(plain, 700))
+
+
+class TestValues:
+    def test_codecs_are_values(self, codec):
+        assert parse_codec(codec.spec) == codec
+        assert hash(parse_codec(codec.spec)) == hash(codec)
+
+    def test_the_dense_form_sends_everything(self, codec):
+        assert codec.dense().contract.density == 1
+        assert codec.dense().dense() == codec.dense()
