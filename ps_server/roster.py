@@ -81,9 +81,8 @@ class Roster:
         return worker
 
     def free_id(self) -> int:
-        """The smallest id without a live worker."""
-        taken = {worker.worker_id for worker in self if worker.live}
-        return next(number for number in range(len(taken) + 1) if number not in taken)
+        """The smallest id that nobody ever had: figures of workers that left stay theirs."""
+        return next(number for number in range(len(self._workers) + 1) if number not in self._workers)
 
     def caller(self, now: float, worker_id: int, incarnation: int) -> Worker:
         """The worker of a call, its lease renewed.

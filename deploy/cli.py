@@ -1,0 +1,161 @@
+"""The command line `pushpull`. Commands parse and delegate; what they need is imported when they run."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..protos.errors import PushpullError, SettingError
+
+app = typer.Typer(
+    help="Trains PyTorch models through sharded parameter servers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+bench = typer.Typer(help="Measures.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+# Everything behind SCRIPT belongs to the script.
+_SCRIPT_SETTINGS = {"allow_interspersed_args": False}
+
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A job setting; wins over --job.")]
+JobPath = Annotated[Path | None, typer.Option("--job", help="Job file (YAML); every key is optional.")]
+Script = Annotated[str, typer.Argument(metavar="SCRIPT", help="Your training script.", show_default=False)]
+Arguments = Annotated[list[str] | None, typer.Argument(metavar="ARGS...", help="Its arguments.")]
+Servers = Annotated[str, typer.Option("--servers", metavar="HOST:PORT,...", help="Servers, shard 0 first.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
+GuardFd = Annotated[int | None, typer.Option("--guard-fd", hidden=True)]
+
+
+@app.command(context_settings=_SCRIPT_SETTINGS)
+def launch(
+    script: Script,
+    arguments: Arguments = None,
+    servers: Annotated[int, typer.Option("--servers", min=1, help="Server processes (shards).")] = 1,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Worker processes.")] = 1,
+    sets: Sets = None,
+    job: JobPath = None,
+    as_json: AsJson = False,
+    timeout_seconds: Annotated[float | None, typer.Option(min=0, help="End the run after this time.")] = None,
+) -> None:
+    """Run a whole cluster on this machine: servers, workers, progress, summary."""
+    from .job import load_job
+    from .launcher import LaunchConfig
+    from .run import run_here
+
+    if not Path(script).is_file():
+        raise SettingError(f"There is no script {script} (working directory {Path.cwd()}).")
+    script_words = [script, *(arguments or [])]
+    config = LaunchConfig(
+        num_servers=servers,
+        num_workers=workers,
+        job=load_job(job, sets or [], {"expected_workers": workers, "server_patience_seconds": 20.0}),
+        options=["pushpull", *sys.argv[1 : len(sys.argv) - len(script_words)]],
+        script=script_words,
+        timeout_seconds=timeout_seconds,
+    )
+    sys.exit(run_here(config, as_json))
+
+
+@app.command()
+def server(
+    shard: Annotated[int, typer.Option(min=0, help="Which shard this server is.")],
+    num_shards: Annotated[int, typer.Option(min=1, help="Shards of the job.")],
+    registrar: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Address of shard 0.")] = None,
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 = any.")] = "127.0.0.1:0",
+    advertise: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="What workers dial, if not what is bound.")
+    ] = None,
+    metrics_listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Prometheus endpoint; empty = none.")
+    ] = "127.0.0.1:0",
+    reflection: Annotated[bool, typer.Option(help="Serve gRPC reflection.")] = False,
+    num_apply_threads: Annotated[int | None, typer.Option(min=1, help="Threads that apply steps.")] = None,
+    sets: Sets = None,
+    job: JobPath = None,
+    announce_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    guard_fd: GuardFd = None,
+) -> None:
+    """Run one parameter server. Shard 0 takes the job's settings; the others learn them from it."""
+    from .guard import watch_launcher
+
+    if guard_fd is not None:
+        watch_launcher(guard_fd)
+    if shard == 0 and registrar is not None:
+        raise SettingError("Shard 0 is the registrar itself: leave out --registrar.")
+    if shard > 0 and registrar is None:
+        raise SettingError(f"Shard {shard} needs --registrar HOST:PORT, the address of shard 0.")
+    if shard > 0 and (sets or job):
+        raise SettingError(f"--job and --set belong to shard 0; shard {shard} learns the job from it.")
+    from ..ps_server.config import ServerConfig
+    from .job import load_job
+    from .serve import serve
+
+    config = ServerConfig(
+        shard=shard,
+        num_shards=num_shards,
+        listen=listen,
+        advertise=advertise,
+        registrar=registrar,
+        job=load_job(job, sets or []).settings() if shard == 0 else None,
+        metrics_listen=metrics_listen or None,
+        reflection=reflection,
+        num_apply_threads=num_apply_threads,
+    )
+    serve(config, announce_fd)
+
+
+@app.command(context_settings=_SCRIPT_SETTINGS)
+def worker(
+    servers: Servers,
+    script: Script,
+    arguments: Arguments = None,
+    worker_id: Annotated[int | None, typer.Option("--id", min=0, help="This worker's id; default: a free one.")] = None,
+    metrics_listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Prometheus endpoint; empty = none.")
+    ] = "127.0.0.1:0",
+    guard_fd: GuardFd = None,
+) -> None:
+    """Run a training script as one worker. It may join a running job at any time."""
+    from .environment import become_worker, worker_variables
+    from .guard import watch_launcher
+    from .script import run_script
+
+    if guard_fd is not None:
+        watch_launcher(guard_fd)
+    addresses = [address.strip() for address in servers.split(",") if address.strip()]
+    if not addresses:
+        raise SettingError("--servers is empty: name every server as HOST:PORT, shard 0 first, separated by commas.")
+    become_worker(worker_variables(addresses, worker_id, metrics_listen or None))
+    run_script(script, arguments or [])
+
+
+@app.command()
+def status(servers: Servers, as_json: AsJson = False) -> None:
+    """Show what a running job is doing."""
+    from .run import show_status
+
+    show_status(servers.split(",")[0].strip(), as_json)
+
+
+@bench.command("exchange", context_settings={"ignore_unknown_options": True, "help_option_names": []})
+def bench_exchange(arguments: Arguments = None) -> None:
+    """Compare push + optimizer + pull with gloo all-reduce."""
+    import importlib
+
+    sys.exit(importlib.import_module("pushpull.benchmarks.exchange").main(arguments or []))
+
+
+def main() -> None:
+    """Entry point: an error of pushpull is one sentence on standard error and exit status 1."""
+    try:
+        app()
+    except PushpullError as error:
+        print(f"pushpull: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""The job file: one typed description of a run, read from YAML and `--set key=value`."""
+
+import difflib
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..compression.spec import parse_codec
+from ..protos.errors import CodecError, SettingError, UnknownKeyError
+from ..ps_server.config import JobSettings
+
+
+class Job(BaseModel):
+    """Every setting of a job. All are optional; the defaults are exact (no compression, no staleness)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mode: Literal["sync", "bounded", "async"] = Field(
+        default="sync", description="When steps are applied: sync, bounded (or bounded:4) or async."
+    )
+    staleness_bound: int = Field(
+        default=JobSettings.staleness_bound,
+        ge=0,
+        description="Clocks a worker may be ahead of the slowest; bounded only.",
+    )
+    quorum: int | None = Field(
+        default=JobSettings.quorum, ge=1, description="Workers that close a round; null = every member; sync only."
+    )
+    damping: Literal["none", "inverse", "sqrt"] = Field(
+        default="inverse", description="How version staleness lowers the learning rate; async only."
+    )
+    push_codec: str = Field(
+        default=JobSettings.push_codec,
+        description="How gradients travel: fp32, fp16, bf16, int8, topk:0.01+fp16, ...",
+    )
+    pull_codec: str = Field(default=JobSettings.pull_codec, description="How parameters travel: fp32, bf16, ...")
+    block_elements: int | None = Field(
+        default=JobSettings.block_elements,
+        ge=1,
+        description="Elements of a block at most; null = derived from the model.",
+    )
+    lease_seconds: float = Field(
+        default=JobSettings.lease_seconds, gt=0, description="Silence after which a worker no longer counts."
+    )
+    expected_workers: int = Field(
+        default=JobSettings.expected_workers,
+        ge=0,
+        description="Workers that the first step waits for; 0 = none (`launch` fills in its own).",
+    )
+    start_timeout_seconds: float = Field(
+        default=JobSettings.start_timeout_seconds, gt=0, description="Longest wait for the expected workers."
+    )
+    progress_timeout_seconds: float = Field(
+        default=JobSettings.progress_timeout_seconds,
+        ge=0,
+        description="How long others wait for a live worker that ends no step; 0 = for ever.",
+    )
+    server_patience_seconds: float = Field(
+        default=JobSettings.server_patience_seconds,
+        gt=0,
+        description="How long a worker retries a silent server (20 under `launch`).",
+    )
+    seed: int = Field(
+        default=JobSettings.seed, ge=0, lt=2**63, description="Of the data order and of stochastic rounding."
+    )
+    message_bytes: int = Field(
+        default=JobSettings.message_bytes,
+        ge=1 << 12,
+        le=32 << 20,
+        description="Target size of one message of frames.",
+    )
+    staging_bytes: int = Field(
+        default=JobSettings.staging_bytes,
+        ge=1 << 20,
+        description="Memory of one server for steps that are not applied yet.",
+    )
+
+    def settings(self) -> JobSettings:
+        """The same values as the servers take them."""
+        return JobSettings(**self.model_dump())
+
+    def assignments(self) -> list[str]:
+        """`key=value` for each field that differs from its default, as `--set` reads them."""
+        changed = self.model_dump(exclude_defaults=True)
+        return [f"{key}={'null' if value is None else value}" for key, value in changed.items()]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One value and where it was written."""
+
+    value: Any
+    where: str
+
+
+def load_job(path: Path | None, assignments: Sequence[str], defaults: Mapping[str, Any] | None = None) -> Job:
+    """The job of a file and of `--set` assignments, which win over it; `defaults` fill what neither says.
+
+    Raises SettingError naming the key, where it was written and what to change; UnknownKeyError for a key
+    that does not exist.
+    """
+    entries = {key: _Entry(value, "the launcher") for key, value in (defaults or {}).items()}
+    if path is not None:
+        entries |= _expanded(_read_file(path))
+    entries |= _expanded(_read_assignments(assignments))
+    for key, entry in entries.items():
+        if key not in Job.model_fields:
+            raise UnknownKeyError(_unknown_key(key, entry.where))
+    try:
+        job = Job.model_validate({key: entry.value for key, entry in entries.items()})
+    except ValidationError as error:
+        raise SettingError(_invalid_values(error, entries)) from None
+    _check_together(job, entries)
+    return job
+
+
+def _read_file(path: Path) -> dict[str, _Entry]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(f"The job file {path} cannot be read: {error.strerror}. Change --job.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingError(f"The job file {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingError(f"The job file {path} must hold lines `key: value`, not a {type(content).__name__}.")
+    return {str(key): _Entry(value, str(path)) for key, value in content.items()}
+
+
+def _read_assignments(assignments: Sequence[str]) -> dict[str, _Entry]:
+    entries = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise SettingError(f"--set {assignment}: write it as --set key=value, for example --set mode=async.")
+        value = None if text.strip() == "null" and _may_be_null(key) else text.strip()
+        entries[key] = _Entry(value, f"--set {assignment}")
+    return entries
+
+
+def _may_be_null(key: str) -> bool:
+    field = Job.model_fields.get(key)
+    return field is not None and types.NoneType in get_args(field.annotation)
+
+
+def _expanded(entries: dict[str, _Entry]) -> dict[str, _Entry]:
+    """Replaces the short form `mode: bounded:4` by the two keys that it stands for."""
+    mode = entries.get("mode")
+    if mode is None or not isinstance(mode.value, str) or ":" not in mode.value:
+        return entries
+    name, _, bound = mode.value.partition(":")
+    if name != "bounded":
+        raise SettingError(f"{mode.where}: only `bounded` takes a number behind a colon, as in mode=bounded:4.")
+    other = entries.get("staleness_bound")
+    if other is not None and str(other.value) != bound:
+        raise SettingError(
+            f"{mode.where}: the bound {bound} contradicts staleness_bound={other.value} ({other.where}). "
+            "Keep one of them."
+        )
+    return entries | {"mode": _Entry(name, mode.where), "staleness_bound": _Entry(bound, mode.where)}
+
+
+def _unknown_key(key: str, where: str) -> str:
+    near = difflib.get_close_matches(key, Job.model_fields, n=1, cutoff=0.0)
+    known = ", ".join(Job.model_fields)
+    return f"{where}: there is no setting `{key}`; the nearest is `{near[0]}`. All settings: {known}."
+
+
+def _invalid_values(error: ValidationError, entries: Mapping[str, _Entry]) -> str:
+    sentences = []
+    for problem in error.errors():
+        key = str(problem["loc"][0])
+        reason = problem["msg"].replace("Input should", "it should")
+        sentences.append(f"{entries[key].where}: `{key}` is {entries[key].value!r}; {reason}.")
+    return " ".join(sentences)
+
+
+def _check_together(job: Job, entries: Mapping[str, _Entry]) -> None:
+    for key in ("push_codec", "pull_codec"):
+        try:
+            parse_codec(getattr(job, key))
+        except CodecError as error:
+            raise CodecError(f"{entries[key].where}: `{key}`: {error}") from None
+    if job.quorum is not None and job.mode != "sync":
+        raise SettingError(
+            f"{entries['quorum'].where}: `quorum` closes rounds and needs mode=sync; the mode is {job.mode}. "
+            "Remove quorum (--set quorum=null) or change mode."
+        )
+    if job.quorum is not None and job.quorum > job.expected_workers > 0:
+        raise SettingError(
+            f"{entries['quorum'].where}: `quorum` is {job.quorum}, but only {job.expected_workers} workers "
+            "are expected. Lower quorum or start more workers."
+        )
+    if 0 < job.progress_timeout_seconds < job.lease_seconds:
+        raise SettingError(
+            f"`progress_timeout_seconds` ({job.progress_timeout_seconds:g}) is shorter than `lease_seconds` "
+            f"({job.lease_seconds:g}); make it longer."
+        )

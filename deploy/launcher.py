@@ -1,0 +1,244 @@
+"""A whole cluster on this machine: starts servers and workers, watches them, ends the run, sums it up."""
+
+import json
+import os
+import select
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from ..protos.errors import PushpullError, ServerUnreachableError
+from ..protos.registrar_pb2 import JobStatus
+from .environment import child_environment, worker_variables
+from .job import Job
+from .processes import Child, Family
+from .progress import Display
+from .status import StatusClient, newest_status
+from .summary import RunEnd, WorkerEnd
+
+_POLL_SECONDS = 0.05
+_SERVER_START_SECONDS = 60.0
+_GRACE_SECONDS = 5.0
+_LIVE_STATES = ("joined", "enrolled", "active", "paused")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchConfig:
+    """One run on this machine."""
+
+    num_servers: int
+    num_workers: int
+    job: Job
+    options: Sequence[str]
+    """`pushpull launch` and its options as they were typed."""
+    script: Sequence[str]
+    """The script and its arguments."""
+    timeout_seconds: float | None = None
+    """The run fails when it takes longer; None is no limit."""
+
+
+class StopRequest:
+    """Counts Ctrl-C and termination signals: the first asks, the second insists."""
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+        self.insists = False
+
+    def __call__(self, signal_number: int, frame: FrameType | None) -> None:
+        self.insists = self.signal_number is not None
+        self.signal_number = signal_number
+
+    @contextmanager
+    def installed(self) -> Iterator["StopRequest"]:
+        """Takes the signals until the block is left. Main thread only."""
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, self) for number in numbers}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class RunFailedError(PushpullError):
+    """The run cannot go on; carries the sentence for the user. Never leaves this module."""
+
+
+class Launcher:
+    """One run. `run()` may be called once."""
+
+    def __init__(self, config: LaunchConfig, display: Display, stop: StopRequest) -> None:
+        self._config = config
+        self._display = display
+        self._stop = stop
+        self._family = Family(display.write_line)
+        self._environment = child_environment(config.num_servers + config.num_workers)
+        self._started_seconds = time.monotonic()
+        self._servers: list[Child] = []
+        self._addresses: list[str] = []
+        self._workers: list[Child] = []
+        self._status: JobStatus | None = None
+
+    def run(self) -> RunEnd:
+        """Runs to the end. A failure is part of the answer; no child outlives this call."""
+        error: str | None = None
+        with self._family:
+            try:
+                self._start_servers()
+                self._start_workers()
+                self._supervise()
+            except RunFailedError as failure:
+                error = str(failure)
+            wall_seconds = time.monotonic() - self._started_seconds
+            ends = [_end_of(worker_id, worker) for worker_id, worker in enumerate(self._workers)]
+            self._stop_children()
+        return RunEnd(
+            job=self._config.job,
+            options=self._config.options,
+            script=self._config.script,
+            error=error,
+            wall_seconds=wall_seconds,
+            status=self._status,
+            workers=ends,
+        )
+
+    def _start_servers(self) -> None:
+        """Shard 0 first, because the others must know its address; then all others at once."""
+        first = self._start_server(0)
+        self._addresses.append(self._announced(*first))
+        rest = [self._start_server(shard) for shard in range(1, self._config.num_servers)]
+        self._addresses += [self._announced(server, pipe) for server, pipe in rest]
+        self._display.write_line(f"servers   {'  '.join(self._addresses)}")
+
+    def _start_server(self, shard: int) -> tuple[Child, int]:
+        """The process and the pipe on which it will announce its address."""
+        reading, writing = os.pipe()
+        command = [*_pushpull("server"), "--shard", str(shard), "--num-shards", str(self._config.num_servers)]
+        command += ["--announce-fd", str(writing), "--guard-fd", str(self._family.guard_fd)]
+        if shard == 0:
+            command += [word for assignment in self._config.job.assignments() for word in ("--set", assignment)]
+        else:
+            command += ["--registrar", self._addresses[0]]
+        try:
+            server = self._family.start(f"server {shard}", command, self._environment, pass_fds=(writing,))
+        finally:
+            os.close(writing)
+        self._servers.append(server)
+        return server, reading
+
+    def _announced(self, server: Child, pipe: int) -> str:
+        """The address that a starting server announces; closes the pipe."""
+        deadline = time.monotonic() + _SERVER_START_SECONDS
+        text = b""
+        with open(pipe, "rb", buffering=0) as stream:
+            while not text.endswith(b"\n"):
+                self._check_stop()
+                ready, _, _ = select.select([stream], [], [], _POLL_SECONDS)
+                chunk = stream.read(4096) if ready else None
+                if chunk == b"":
+                    raise RunFailedError(self._never_served(server))
+                text += chunk or b""
+                if time.monotonic() > deadline:
+                    raise RunFailedError(f"{server.name} did not serve within {_SERVER_START_SECONDS:g} s.")
+        return str(json.loads(text)["address"])
+
+    def _never_served(self, server: Child) -> str:
+        self._family.stop([server], _GRACE_SECONDS, lambda: self._stop.insists)
+        said = f" It said: {server.last_lines[-1]}" if server.last_lines else ""
+        return f"{server.name} {server.how_it_ended()} before it served.{said}"
+
+    def _start_workers(self) -> None:
+        script = self._config.script
+        for k in range(self._config.num_workers):
+            command = [*_pushpull("worker"), "--servers", ",".join(self._addresses), "--id", str(k)]
+            command += ["--metrics-listen", "127.0.0.1:0", "--guard-fd", str(self._family.guard_fd), *script]
+            environment = self._environment | worker_variables(self._addresses, k, "127.0.0.1:0")
+            self._workers.append(self._family.start(f"worker {k}", command, environment))
+        self._display.write_line(f"workers   {len(self._workers)} of {shlex.join(script)}")
+        self._display.write_line(f"watch     pushpull status --servers {self._addresses[0]}")
+        joined = ",".join(self._addresses)
+        self._display.write_line(f"add one   pushpull worker --servers {joined} {shlex.join(script)}")
+
+    def _supervise(self) -> None:
+        """Returns when the last worker has ended and at least one has finished its script."""
+        with StatusClient(self._addresses[0]) as client:
+            reported: set[str] = set()
+            try:
+                while not self._all_ended(reported):
+                    self._check_stop()
+                    self._check_servers()
+                    self._check_time()
+                    self._take(client.poll())
+                    time.sleep(_POLL_SECONDS)
+                self._check_servers()
+            finally:
+                self._ask_once_more(client)
+            self._check_servers()
+        if all(worker.exit_status != 0 for worker in self._workers):
+            ends = ", ".join(f"{worker.name} {worker.how_it_ended()}" for worker in self._workers)
+            raise RunFailedError(f"No worker finished its script: {ends}.")
+
+    def _all_ended(self, reported: set[str]) -> bool:
+        """Buries ended workers. Those that were started by hand are waited for while they hold a lease."""
+        for worker in self._workers:
+            if worker.exit_status is not None and worker.name not in reported:
+                reported.add(worker.name)
+                self._family.bury(worker)
+                if worker.exit_status != 0:
+                    others = "; the others go on" if len(reported) < len(self._workers) else ""
+                    self._display.write_line(f"{worker.name} {worker.how_it_ended()}{others}")
+        return len(reported) == len(self._workers) and not self._strangers()
+
+    def _strangers(self) -> list[int]:
+        launched = {worker.pid for worker in self._workers}
+        workers = self._status.workers if self._status is not None else ()
+        return [w.worker_id for w in workers if w.state in _LIVE_STATES and w.pid not in launched]
+
+    def _take(self, status: JobStatus | None) -> None:
+        if status is not None:
+            self._status = status
+            self._display.show(status)
+
+    def _ask_once_more(self, client: StatusClient) -> None:
+        all_live = all(server.exit_status is None for server in self._servers)
+        try:
+            self._take(newest_status(client, self._addresses, timeout_seconds=5.0 if all_live else 1.0))
+        except ServerUnreachableError:
+            pass  # the newest answer so far stands
+
+    def _check_stop(self) -> None:
+        if self._stop.signal_number is not None:
+            raise RunFailedError(f"The run was stopped by {signal.Signals(self._stop.signal_number).name}.")
+
+    def _check_servers(self) -> None:
+        for shard, server in enumerate(self._servers):
+            if server.exit_status is not None:
+                raise RunFailedError(
+                    f"Server {shard} at {self._addresses[shard]} {server.how_it_ended()}. It held "
+                    "a part of the model that nobody else has, so the run is over."
+                )
+
+    def _check_time(self) -> None:
+        limit = self._config.timeout_seconds
+        if limit is not None and time.monotonic() - self._started_seconds > limit:
+            running = [worker.name for worker in self._workers if worker.exit_status is None]
+            raise RunFailedError(f"The run took longer than --timeout-seconds {limit:g}; still running: {running}.")
+
+    def _stop_children(self) -> None:
+        """Workers first: while the servers live, they can still say goodbye."""
+        self._family.stop(self._workers, _GRACE_SECONDS, lambda: self._stop.insists)
+        self._family.stop(self._servers, _GRACE_SECONDS, lambda: self._stop.insists)
+
+
+def _end_of(worker_id: int, worker: Child) -> WorkerEnd:
+    return WorkerEnd(worker_id=worker_id, pid=worker.pid, exit_status=worker.exit_status, how=worker.how_it_ended())
+
+
+def _pushpull(command: str) -> list[str]:
+    # -P: a file of the working directory must not stand in for a module of ours.
+    return [sys.executable, "-P", "-m", "pushpull.deploy.cli", command]

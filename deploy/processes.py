@@ -1,0 +1,164 @@
+"""The launcher's child processes: each in its own session, its output relayed, none left behind."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import IO, Self
+
+from .guard import descendants_of, kill_processes, kill_trees
+
+WriteLine = Callable[[str], None]
+"""Takes one line without its end; called from relay threads."""
+
+_LINE_BYTES = 1 << 16
+_POLL_SECONDS = 0.02
+
+
+class Child:
+    """One server or worker process."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], write_line: WriteLine) -> None:
+        assert process.stdout is not None
+        self.name = name
+        self.pid = process.pid
+        self.last_lines: deque[str] = deque(maxlen=20)
+        self._process = process
+        self._write_line = write_line
+        self._relay = threading.Thread(target=self._relay_lines, args=(process.stdout,), daemon=True)
+        self._relay.start()
+
+    @property
+    def exit_status(self) -> int | None:
+        """Exit status, minus the signal that killed it, or None while it runs."""
+        return self._process.poll()
+
+    def how_it_ended(self) -> str:
+        """For example `was killed by SIGKILL` or `ended with status 1`."""
+        status = self.exit_status
+        if status is None:
+            return "is still running"
+        if status < 0:
+            name = signal.Signals(-status).name if -status in list(signal.Signals) else f"signal {-status}"
+            hint = " (perhaps the machine ran out of memory)" if -status == signal.SIGKILL else ""
+            return f"was killed by {name}{hint}"
+        return f"ended with status {status}"
+
+    def terminate(self) -> None:
+        """Asks the process, not its descendants, to end."""
+        if self.exit_status is None:
+            self._process.terminate()
+
+    def finish_output(self, timeout_seconds: float = 1.0) -> None:
+        """Waits until everything that the process wrote has been relayed."""
+        self._relay.join(timeout_seconds)
+
+    def _relay_lines(self, stream: IO[bytes]) -> None:
+        # Reads to the end whatever becomes of the lines: a full pipe would stop the child.
+        with stream:
+            while line := stream.readline(_LINE_BYTES):
+                text = line.decode(errors="replace").rstrip("\r\n")
+                self.last_lines.append(text)
+                self._write_line(f"[{self.name}] {text}")
+
+
+class Family:
+    """All children of one launcher, and the watchdog that outlives the launcher by an instant."""
+
+    def __init__(self, write_line: WriteLine) -> None:
+        self._write_line = write_line
+        self._children: list[Child] = []
+        self._buried: set[int] = set()
+        self._guard_read, self._guard_write = os.pipe()
+        self._watchdog = _start_watchdog()
+
+    @property
+    def guard_fd(self) -> int:
+        """What a child reads to learn that the launcher is gone; every child inherits it."""
+        return self._guard_read
+
+    def start(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], pass_fds: Sequence[int] = ()
+    ) -> Child:
+        """Starts `command` as `name`, in its own session, without input; relays its output line by line."""
+        process = subprocess.Popen(
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(self._guard_read, *pass_fds),
+            start_new_session=True,
+        )
+        self._tell_watchdog(f"+{process.pid}")
+        child = Child(name, process, self._write_line)
+        self._children.append(child)
+        return child
+
+    def bury(self, child: Child) -> None:
+        """Kills what an ended child left running. Idempotent."""
+        if child.exit_status is None or child.pid in self._buried:
+            return
+        self._buried.add(child.pid)
+        kill_trees([child.pid])
+        self._tell_watchdog(f"-{child.pid}")
+        child.finish_output()
+
+    def stop(self, children: Iterable[Child], grace_seconds: float, hurry: Callable[[], bool]) -> None:
+        """SIGTERM to each, then SIGKILL to whole trees after the grace, or at once when `hurry()` says so."""
+        running = [child for child in children if child.exit_status is None]
+        # A leader that obeys leaves orphans that nobody could find any more.
+        descendants = descendants_of(child.pid for child in running)
+        for child in running:
+            child.terminate()
+        deadline = time.monotonic() + grace_seconds
+        while any(child.exit_status is None for child in running):
+            if time.monotonic() > deadline or hurry():
+                kill_trees(child.pid for child in running if child.exit_status is None)
+                break
+            time.sleep(_POLL_SECONDS)
+        kill_processes(descendants)
+        self._bury_all(running)
+
+    def _bury_all(self, children: Iterable[Child]) -> None:
+        for child in children:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child._process.wait(5.0)
+            self.bury(child)
+
+    def _tell_watchdog(self, line: str) -> None:
+        assert self._watchdog.stdin is not None
+        with contextlib.suppress(OSError):
+            self._watchdog.stdin.write(f"{line}\n".encode())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Kills everything that still runs."""
+        kill_trees([child.pid for child in self._children if child.exit_status is None])
+        self._bury_all(self._children)
+        assert self._watchdog.stdin is not None
+        with contextlib.suppress(OSError):
+            self._watchdog.stdin.close()
+        self._watchdog.wait()
+        os.close(self._guard_write)
+        os.close(self._guard_read)
+
+
+def _start_watchdog() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "pushpull.deploy.guard", "0"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        bufsize=0,
+        start_new_session=True,
+    )

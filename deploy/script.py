@@ -1,0 +1,49 @@
+"""Runs the user's training script as `python SCRIPT ARGS...` would, in this process."""
+
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType, TracebackType
+from typing import NoReturn
+
+from ..protos.errors import PushpullError, SettingError
+
+
+def run_script(script: str, arguments: Sequence[str]) -> None:
+    """Runs `script` as `__main__` with `sys.argv == [script, *arguments]`.
+
+    SIGTERM ends it as `sys.exit` would, so that `with connect()` says goodbye. An exception of the script is
+    shown from the script's own first line on and becomes exit status 1.
+    """
+    path = os.path.abspath(script)
+    if not os.path.isfile(path):
+        raise SettingError(f"There is no script {script} (working directory {os.getcwd()}).")
+    sys.argv = [script, *arguments]
+    if sys.flags.safe_path:
+        sys.path.insert(0, os.path.dirname(path))
+    else:
+        sys.path[0] = os.path.dirname(path)
+    signal.signal(signal.SIGTERM, _exit_on_signal)
+    try:
+        runpy.run_path(path, run_name="__main__")
+    except PushpullError:
+        raise
+    except Exception as error:
+        trace = _below(error.__traceback__, path)
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
+        raise SystemExit(1) from None
+
+
+def _exit_on_signal(signal_number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal_number, signal.SIG_IGN)
+    raise SystemExit(128 + signal_number)
+
+
+def _below(trace: TracebackType | None, path: str) -> TracebackType | None:
+    """The traceback without the frames that led to the script."""
+    inner = trace
+    while inner is not None and inner.tb_frame.f_code.co_filename != path:
+        inner = inner.tb_next
+    return inner or trace

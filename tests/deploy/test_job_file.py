@@ -1,0 +1,141 @@
+"""The job file and `--set`: what is accepted, who wins, and what a refusal says."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pushpull.deploy.job import Job, load_job
+from pushpull.protos.errors import CodecError, SettingError, UnknownKeyError
+from pushpull.ps_server.config import JobSettings
+
+
+def job_file(folder: Path, text: str) -> Path:
+    path = folder / "job.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_every_setting_of_the_servers_can_be_given_and_has_the_same_default() -> None:
+    assert set(Job.model_fields) == {field.name for field in fields(JobSettings)}
+    assert Job().settings() == JobSettings(mode="sync")
+
+
+def test_every_setting_says_what_it_does() -> None:
+    assert all(field.description for field in Job.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("assignments", "expected"),
+    [
+        ([], {"mode": "sync", "push_codec": "fp32", "pull_codec": "fp32", "lease_seconds": 10.0}),
+        (["mode=async"], {"mode": "async"}),
+        (["mode=bounded:3"], {"mode": "bounded", "staleness_bound": 3}),
+        (["mode=bounded", "staleness_bound=7"], {"mode": "bounded", "staleness_bound": 7}),
+        (["mode=bounded:7", "staleness_bound=7"], {"staleness_bound": 7}),
+        (["quorum=2"], {"quorum": 2}),
+        (["quorum=null"], {"quorum": None}),
+        (["damping=none", "mode=async"], {"damping": "none"}),
+        (["lease_seconds=2.5"], {"lease_seconds": 2.5}),
+        (["push_codec=int8", "pull_codec=bf16"], {"push_codec": "int8", "pull_codec": "bf16"}),
+        (["seed=1", "seed=2"], {"seed": 2}),
+    ],
+)
+def test_assignments_are_typed_by_the_model(assignments: list[str], expected: dict[str, Any]) -> None:
+    job = load_job(None, assignments)
+    assert {key: getattr(job, key) for key in expected} == expected
+
+
+def test_assignments_win_over_the_file_and_the_file_over_the_launcher(tmp_path: Path) -> None:
+    path = job_file(tmp_path, "mode: async\nseed: 5\nexpected_workers: 3\n")
+    job = load_job(path, ["seed=6"], {"expected_workers": 2, "server_patience_seconds": 20.0})
+    assert (job.mode, job.seed, job.expected_workers, job.server_patience_seconds) == ("async", 6, 3, 20.0)
+
+
+def test_a_bound_on_the_command_line_wins_over_one_in_the_file(tmp_path: Path) -> None:
+    path = job_file(tmp_path, "mode: bounded\nstaleness_bound: 9\n")
+    assert load_job(path, ["mode=bounded:2"]).staleness_bound == 2
+
+
+@pytest.mark.parametrize("text", ["", "# nothing but a comment\n"])
+def test_an_empty_file_is_the_defaults(tmp_path: Path, text: str) -> None:
+    assert load_job(job_file(tmp_path, text), []) == Job()
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"), [("push_codek", "push_codec"), ("lease", "lease_seconds"), ("modes", "mode")]
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path: Path, key: str, nearest: str) -> None:
+    with pytest.raises(UnknownKeyError, match=f"no setting `{key}`; the nearest is `{nearest}`") as refusal:
+        load_job(None, [f"{key}=1"])
+    assert f"--set {key}=1" in str(refusal.value)
+    path = job_file(tmp_path, f"{key}: 1\n")
+    with pytest.raises(UnknownKeyError, match=f"the nearest is `{nearest}`") as refusal:
+        load_job(path, [])
+    assert str(path) in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "sentence"),
+    [
+        (["mode=synchronous"], "`mode` is 'synchronous'; it should be 'sync', 'bounded' or 'async'"),
+        (["mode=async:4"], "only `bounded` takes a number"),
+        (["mode=bounded:four"], "`staleness_bound` is 'four'"),
+        (["mode=bounded:2", "staleness_bound=3"], "the bound 2 contradicts staleness_bound=3"),
+        (["staleness_bound=-1"], "greater than or equal to 0"),
+        (["lease_seconds=soon"], "`lease_seconds` is 'soon'; it should be a valid number"),
+        (["lease_seconds=0"], "greater than 0"),
+        (["quorum=0"], "`quorum` is '0'"),
+        (["quorum=1", "mode=async"], "`quorum` closes rounds and needs mode=sync; the mode is async"),
+        (["quorum=3", "expected_workers=2"], "only 2 workers are expected"),
+        (["progress_timeout_seconds=1"], "shorter than `lease_seconds`"),
+        (["mode"], "--set key=value"),
+        (["=1"], "--set key=value"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused_with_a_sentence(assignments: list[str], sentence: str) -> None:
+    with pytest.raises(SettingError) as refusal:
+        load_job(None, assignments)
+    assert sentence in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("key", ["push_codec", "pull_codec"])
+def test_an_unknown_codec_names_the_setting_and_where_it_was_written(key: str) -> None:
+    with pytest.raises(CodecError, match=f"--set {key}=int7: `{key}`"):
+        load_job(None, [f"{key}=int7"])
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("mode: [", "not valid YAML"),
+        ("- sync\n", "must hold lines `key: value`"),
+        ("seed: [1]", "`seed` is [1]"),
+    ],
+)
+def test_a_broken_file_is_refused_with_its_name(tmp_path: Path, text: str, sentence: str) -> None:
+    path = job_file(tmp_path, text)
+    with pytest.raises(SettingError) as refusal:
+        load_job(path, [])
+    assert sentence in str(refusal.value)
+    assert str(path) in str(refusal.value)
+
+
+def test_a_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"nowhere\.yaml cannot be read"):
+        load_job(tmp_path / "nowhere.yaml", [])
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        [],
+        ["mode=bounded:2", "push_codec=int8", "lease_seconds=0.125", "seed=7", "block_elements=64"],
+        ["quorum=1", "expected_workers=2"],
+    ],
+)
+def test_a_job_survives_being_handed_to_a_server_as_assignments(assignments: list[str]) -> None:
+    job = load_job(None, assignments)
+    assert load_job(None, job.assignments()) == job

@@ -1,0 +1,252 @@
+"""`pushpull launch` with scripts that do not train: who is started, what is said, what is left (nothing)."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+DEADLINE_SECONDS = 60.0
+
+KEYS = {
+    *(
+        "success",
+        "mode",
+        "push_codec",
+        "pull_codec",
+        "workers",
+        "shards",
+        "wall_seconds",
+        "samples_per_second",
+    ),
+    *("loss", "metrics", "bytes_pushed", "bytes_pulled", "push_compression_ratio", "staleness", "clock_lag"),
+    *("duplicates_dropped", "pushes_refused", "failures"),
+}
+
+SLEEP = "import time\nprint('asleep', flush=True)\ntime.sleep(600)\n"
+FIRST_FAILS = "import os\nraise SystemExit(3 if os.environ['PUSHPULL_WORKER_ID'] == '0' else 0)\n"
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen within {DEADLINE_SECONDS} s"
+        time.sleep(0.02)
+
+
+def is_gone(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def pushpull(*words: str) -> list[str]:
+    return [sys.executable, "-m", "pushpull.deploy.cli", *words]
+
+
+class Launch:
+    """A running `pushpull launch --json` whose error output goes to a file."""
+
+    def __init__(self, folder: Path, program: str, *options: str, servers: int = 2, workers: int = 2) -> None:
+        script = folder / "script.py"
+        script.write_text(program, encoding="utf-8")
+        self._errors = folder / "errors.txt"
+        counts = ("--servers", str(servers), "--workers", str(workers))
+        with self._errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                pushpull("launch", "--json", *counts, *options, str(script)),
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                cwd=folder,
+            )
+
+    @property
+    def said(self) -> str:
+        return self._errors.read_text(encoding="utf-8")
+
+    def wait_for(self, text: str, times: int = 1) -> None:
+        wait_until(lambda: self.said.count(text) >= times or self.process.poll() is not None, f"{text!r}")
+        assert self.said.count(text) >= times, self.said
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def named(self, *words: str) -> psutil.Process:
+        """The child whose command line holds these words side by side."""
+        (child,) = [child for child in self.family() if f" {' '.join(words)} " in f" {' '.join(child.cmdline())} "]
+        return child
+
+    def end(self) -> tuple[int, dict[str, Any]]:
+        """Exit status and the object on the last line of standard output, which has no other line."""
+        output, _ = self.process.communicate(timeout=DEADLINE_SECONDS)
+        (line,) = output.splitlines()
+        return self.process.returncode, json.loads(line)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(DEADLINE_SECONDS)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Callable[..., Launch]]:
+    started: list[Launch] = []
+
+    def start(program: str, *options: str, servers: int = 2, workers: int = 2) -> Launch:
+        started.append(Launch(tmp_path, program, *options, servers=servers, workers=workers))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
+
+
+def test_a_run_ends_well_when_the_scripts_do_and_says_everything(launch: Callable[..., Launch]) -> None:
+    run = launch("print('hello')", "--set", "push_codec=int8", "--set", "mode=bounded:3")
+    status, summary = run.end()
+    assert status == 0, run.said
+    assert set(summary) >= KEYS
+    assert (summary["success"], summary["error"], summary["failures"]) == (True, None, 0)
+    assert (summary["mode"], summary["push_codec"], summary["pull_codec"]) == ("bounded", "int8", "fp32")
+    assert [shard["id"] for shard in summary["shards"]] == [0, 1]
+    assert "[worker 0] hello" in run.said
+    assert "[worker 1] hello" in run.said
+    assert "Next: " in run.said
+
+
+def test_a_worker_that_fails_is_counted_and_the_others_go_on(launch: Callable[..., Launch]) -> None:
+    run = launch(FIRST_FAILS)
+    status, summary = run.end()
+    assert status == 0, run.said
+    assert summary["success"] is True
+    assert summary["failures"] == 1
+    assert summary["worker_failures"] == [{"id": 0, "exit_status": 3, "how": "ended with status 3"}]
+
+
+def test_a_run_fails_when_no_worker_finishes(launch: Callable[..., Launch]) -> None:
+    run = launch("raise RuntimeError('no data')", servers=1)
+    status, summary = run.end()
+    assert status == 1
+    assert summary["success"] is False
+    assert summary["failures"] == 2
+    assert "No worker finished its script: worker 0 ended with status 1" in summary["error"]
+    assert "[worker 1] RuntimeError: no data" in run.said
+
+
+@pytest.mark.parametrize("shard", [0, 1])
+def test_a_killed_server_ends_the_run_at_once_and_is_named(launch: Callable[..., Launch], shard: int) -> None:
+    run = launch(SLEEP)
+    run.wait_for("asleep", times=2)
+    family = run.family()
+    before = time.monotonic()
+    run.named("--shard", str(shard)).kill()
+    status, summary = run.end()
+    assert status == 1
+    assert summary["success"] is False
+    assert f"Server {shard} at 127.0.0.1:" in summary["error"]
+    assert "was killed by SIGKILL" in summary["error"]
+    assert summary["failures"] == 0  # the workers were stopped; they did not fail
+    assert time.monotonic() - before < 20.0
+    wait_until(lambda: all(map(is_gone, family)), "the end of every child")
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_stopped_launcher_takes_everything_with_it(
+    launch: Callable[..., Launch], number: signal.Signals, expected: int
+) -> None:
+    run = launch(SLEEP, servers=1)
+    run.wait_for("asleep", times=2)
+    family = run.family()
+    run.process.send_signal(number)
+    status, summary = run.end()
+    assert status == expected
+    assert summary["error"] == f"The run was stopped by {number.name}."
+    wait_until(lambda: all(map(is_gone, family)), "the end of every child")
+
+
+def test_a_launcher_stopped_while_servers_start_leaves_nothing(launch: Callable[..., Launch]) -> None:
+    run = launch(SLEEP)
+    wait_until(lambda: len(run.family()) >= 2, "the start of the first server")
+    family = run.family()
+    run.process.send_signal(signal.SIGINT)
+    status, summary = run.end()
+    assert (status, summary["success"]) == (130, False)
+    wait_until(lambda: all(map(is_gone, family)), "the end of every child")
+
+
+def test_a_launcher_killed_with_sigkill_leaves_no_server_worker_or_child_of_theirs(
+    launch: Callable[..., Launch],
+) -> None:
+    grandchild = "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    run = launch(grandchild + SLEEP)
+    run.wait_for("asleep", times=2)
+    family = run.family()
+    assert len(family) >= 6  # two servers, two workers, a child of each worker, and the watchdog
+    run.process.kill()
+    run.process.wait(DEADLINE_SECONDS)
+    wait_until(lambda: all(map(is_gone, family)), "the end of everything")
+
+
+def test_a_run_that_takes_too_long_fails(launch: Callable[..., Launch]) -> None:
+    run = launch(SLEEP, "--timeout-seconds", "1", servers=1, workers=1)
+    status, summary = run.end()
+    assert status == 1
+    assert "longer than --timeout-seconds 1" in summary["error"]
+
+
+def test_threads_are_shared_out_and_buffers_are_kept(launch: Callable[..., Launch]) -> None:
+    names = ("OMP_NUM_THREADS", "MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+    cores = len(os.sched_getaffinity(0))
+    run = launch(f"import os\nprint([os.environ.get(n) for n in {names}])", workers=max(2, cores))
+    run.end()
+    assert "['1', '4', '33554432', '1073741824']" in run.said
+
+
+def run_command(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(pushpull(*words), capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("launch", "--set", "mod=sync", __file__), "no setting `mod`; the nearest is `mode`"),
+        (("launch", "--job", "nowhere.yaml", __file__), "nowhere.yaml cannot be read"),
+        (("launch", "nowhere.py"), "There is no script nowhere.py"),
+        (("worker", "--servers", "a:1", "nowhere.py"), "There is no script nowhere.py"),
+        (("worker", "--servers", ",", __file__), "--servers is empty"),
+        (("server", "--shard", "1", "--num-shards", "2"), "needs --registrar"),
+        (("server", "--shard", "0", "--num-shards", "1", "--registrar", "a:1"), "leave out --registrar"),
+        (
+            ("server", "--shard", "1", "--num-shards", "2", "--registrar", "a:1", "--set", "mode=sync"),
+            "belong to shard 0",
+        ),
+        (("status", "--servers", "127.0.0.1:1"), "No pushpull server answered at 127.0.0.1:1"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_status_1(words: tuple[str, ...], sentence: str) -> None:
+    run = run_command(*words)
+    assert run.returncode == 1
+    assert sentence in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+    assert run.stdout == ""
+
+
+def test_a_port_in_use_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        run = run_command("server", "--shard", "0", "--num-shards", "1", "--listen", address)
+    assert run.returncode == 1
+    assert address in run.stderr
+    assert "Traceback" not in run.stderr
