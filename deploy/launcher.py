@@ -219,7 +219,7 @@ class Launcher:
         for shard, server in enumerate(self._servers):
             if server.exit_status is not None:
                 raise RunFailedError(
-                    f"Server {shard} at {self._addresses[shard]} {server.how_it_ended()}. It held "
+                    f"Shard {shard} at {self._addresses[shard]} {server.how_it_ended()}. It held "
                     "a part of the model that nobody else has, so the run is over."
                 )
 

@@ -56,6 +56,8 @@ class DataDealer:
         if request.leave_epoch:
             self._leave(worker, request.epoch)
             return DealResponse(state=DealResponse.STATE_OVER)
+        if self._gone_by(request.epoch):
+            return DealResponse(state=DealResponse.STATE_OVER)
         epoch = self._enter(request)
         if self._in_turns and worker in members and self._missing(request.epoch, members):
             return DealResponse(state=DealResponse.STATE_WAIT)
@@ -97,6 +99,12 @@ class DataDealer:
             newest = max(self._epochs)
             if worker not in self._epochs[newest].readers:
                 self._started[worker] = max(self._started.get(worker, -1), newest)
+
+    def _gone_by(self, number: int) -> bool:
+        """Whether everybody has left this epoch for a later one: a late joiner comes to the one that goes on."""
+        if not self._epochs or number >= max(self._epochs):
+            return False
+        return number not in self._epochs or not self._epochs[number].readers
 
     def _enter(self, request: DealRequest) -> Epoch:
         if request.dataset_size == 0 or request.batch_size == 0:

@@ -42,6 +42,7 @@ from ..protos.shard_pb2 import Commit, Frames, Hello, InitialValues, Outcome, Pu
 from .blocks import Bundle
 from .config import ServerConfig
 from .effects import AnswerPull, Dismiss, Effect, Job, Key, PullTicket, Report, Run, Tell
+from .envelope import Received
 from .job_runner import JobRunner
 from .links import RegistrarLink
 from .metrics import ServerMetrics
@@ -138,8 +139,8 @@ class Engine:
             self._metrics.streams.set(len(self._sessions))
         session.end()
 
-    def frames(self, key: Key, message: Frames, num_bytes: int) -> None:
-        """Stages the frames of one message; `num_bytes` is its size on the wire."""
+    def frames(self, key: Key, message: Frames, received: Received) -> None:
+        """Stages the frames of one message."""
         with self._lock:
             shard = self._loaded()
             self._heard.add(key[1])
@@ -148,7 +149,7 @@ class Engine:
         if not admitted:
             return
         try:
-            frames = shard.parse(message.blocks, message.lengths, message.payload)
+            frames = shard.parse(message.blocks, message.lengths, received.payload)
         except (FrameError, NonFiniteError, UnknownBlockError) as error:
             with self._lock:
                 shard.state.refuse(key, message.step, message.attempt, error)
@@ -156,7 +157,7 @@ class Engine:
             return
         with self._lock:
             shard.state.stage(key, message.step, message.attempt, frames)
-            self._statistics.pushed(num_bytes, shard.num_elements(message.blocks))
+            self._statistics.pushed(received.num_bytes, shard.num_elements(message.blocks))
             self._count_refusals(shard)
 
     def commit(self, key: Key, commit: Commit) -> None:
@@ -176,7 +177,7 @@ class Engine:
             self._commit_times[key] = time.monotonic()
             self._carry_out(shard, shard.state.pull(key, pull))
 
-    def initial_values(self, key: Key, message: InitialValues) -> None:
+    def initial_values(self, key: Key, message: InitialValues, received: Received) -> None:
         """Takes initial values from the worker that holds the grant.
 
         Raises:
@@ -190,7 +191,7 @@ class Engine:
                 raise BadRequestError(f"shard {self._number} is initialised already")
             if message.grant != self._grant.grant or key[1] != self._grant.incarnation:
                 raise ExpiredError("another worker has been given the right to initialise")
-        frames = shard.parse(message.blocks, message.lengths, message.payload)
+        frames = shard.parse(message.blocks, message.lengths, received.payload)
         with self._lock:
             complete = message.grant == self._grant.grant and shard.take_initial(frames)
         if complete:

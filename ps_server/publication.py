@@ -6,7 +6,7 @@ value: synchronous rounds. A puller that holds another version gets the publishe
 a version hold the same bits.
 """
 
-import itertools
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,6 +18,7 @@ from ..compression.codec import Codec
 from ..compression.frame import parse_frame
 from ..compression.spec import parse_codec
 from ..protos.errors import SettingError
+from ..protos.payloads import join_payload
 from ..protos.shard_pb2 import ShardMessage, Values
 from .blocks import BlockStore, Bundle
 from .config import JobSettings
@@ -44,8 +45,10 @@ class DensePublisher:
         self._messages: list[bytes] = [b""] * len(store.bundles)
 
     def publish(self, bundle: Bundle, changed: Sequence[int]) -> None:
-        arrays = [self._store.array(self._store.blocks[position]) for position in bundle]
-        self._messages[bundle.number] = _message(self._store, list(bundle), self._codec, arrays, delta=False)
+        builder = _MessageBuilder(self._store, self._codec, list(bundle))
+        for position in bundle:
+            builder.add(position, self._store.array(self._store.blocks[position]))
+        self._messages[bundle.number] = builder.message(delta=False)
 
     def message(self, bundle: Bundle, held: NDArray[np.int64]) -> bytes:
         return self._messages[bundle.number]
@@ -69,6 +72,7 @@ class DeltaPublisher:
         self._shadow: NDArray[np.float32] = np.zeros(store.num_elements, dtype=np.float32)
         self._deltas: list[_Delta | None] = [None] * len(store.bundles)
         self._published = [False] * len(store.bundles)
+        self._scratch = threading.local()
 
     def publish(self, bundle: Bundle, changed: Sequence[int]) -> None:
         if not self._published[bundle.number]:
@@ -76,25 +80,34 @@ class DeltaPublisher:
             for position in bundle:
                 self._shadow_of(position)[:] = self._store.array(self._store.blocks[position])
             return
-        if not changed:
-            return
-        differences = [
-            self._store.array(self._store.blocks[position]) - self._shadow_of(position) for position in changed
-        ]
         base = self._store.versions[bundle.first : bundle.last].copy()
+        builder = _MessageBuilder(self._store, self._codec, changed)
+        difference = self._scratch_of(bundle)
         for position in changed:
             base[position - bundle.first] -= 1
-        message, frames = _encode(self._store, changed, self._codec, differences, delta=True)
-        for position, frame in zip(changed, frames, strict=True):
-            parse_frame(frame, self._store.blocks[position].num_elements).add_to(self._shadow_of(position))
-        self._deltas[bundle.number] = _Delta(message, base)
+            shadow = self._shadow_of(position)
+            part = difference[: shadow.size]
+            np.subtract(self._store.array(self._store.blocks[position]), shadow, out=part)
+            # Workers add the decoded frame to what they hold; so does the shadow, or the bits would part.
+            parse_frame(builder.add(position, part), shadow.size).add_to(shadow)
+        if changed:
+            self._deltas[bundle.number] = _Delta(builder.message(delta=True), base)
 
     def message(self, bundle: Bundle, held: NDArray[np.int64]) -> bytes:
         delta = self._deltas[bundle.number]
         if delta is not None and np.array_equal(held, delta.base):
             return delta.message
-        arrays = [self._shadow_of(position) for position in bundle]
-        return _message(self._store, list(bundle), self._dense, arrays, delta=False)
+        builder = _MessageBuilder(self._store, self._dense, list(bundle))
+        for position in bundle:
+            builder.add(position, self._shadow_of(position))
+        return builder.message(delta=False)
+
+    def _scratch_of(self, bundle: Bundle) -> NDArray[np.float32]:
+        largest = max(self._store.blocks[position].num_elements for position in bundle)
+        scratch: NDArray[np.float32] | None = getattr(self._scratch, "values", None)
+        if scratch is None or scratch.size < largest:
+            scratch = self._scratch.values = np.empty(largest, dtype=np.float32)
+        return scratch
 
     def _shadow_of(self, position: int) -> NDArray[np.float32]:
         block = self._store.blocks[position]
@@ -129,35 +142,32 @@ def publisher_for(settings: JobSettings, store: BlockStore) -> Publisher:
     return DensePublisher(codec, store) if codec.spec in DENSE_PULLS else DeltaPublisher(codec, store)
 
 
-def _message(
-    store: BlockStore,
-    positions: Sequence[int],
-    codec: Codec,
-    arrays: Sequence[NDArray[np.float32]],
-    delta: bool,
-) -> bytes:
-    return _encode(store, positions, codec, arrays, delta)[0]
+class _MessageBuilder:
+    """Encodes blocks one behind the other into one buffer, and makes the serialised message of it."""
 
+    def __init__(self, store: BlockStore, codec: Codec, positions: Sequence[int]) -> None:
+        self._codec = codec
+        self._head = Values()
+        self._store = store
+        bounds = (codec.frame_bound(store.blocks[position].num_elements) for position in positions)
+        self._buffer = np.empty(sum(bounds), dtype=np.uint8)
+        self._used = 0
 
-def _encode(
-    store: BlockStore,
-    positions: Sequence[int],
-    codec: Codec,
-    arrays: Sequence[NDArray[np.float32]],
-    delta: bool,
-) -> tuple[bytes, list[memoryview]]:
-    """The serialized message, and the frames in it."""
-    buffer = np.empty(sum(codec.frame_bound(array.size) for array in arrays), dtype=np.uint8)
-    ends = [0]
-    for array in arrays:
-        ends.append(ends[-1] + codec.encode(array, buffer[ends[-1] :]))
-    view = buffer.data
-    values = Values(
-        blocks=[store.blocks[position].block_id for position in positions],
-        versions=[int(store.versions[position]) for position in positions],
-        lengths=[end - start for start, end in itertools.pairwise(ends)],
-        delta=delta,
-        payload=buffer[: ends[-1]].tobytes(),
-    )
-    frames = [view[start:end] for start, end in itertools.pairwise(ends)]
-    return ShardMessage(values=values).SerializeToString(), frames
+    def add(self, position: int, values: NDArray[np.float32]) -> memoryview:
+        """Encodes the values of a block at its present version; the frame, valid as long as the builder."""
+        start = self._used
+        self._used += self._codec.encode(values, self._buffer[start:])
+        self._head.blocks.append(self._store.blocks[position].block_id)
+        self._head.versions.append(int(self._store.versions[position]))
+        self._head.lengths.append(self._used - start)
+        return self._buffer.data[start : self._used]
+
+    def message(self, delta: bool) -> bytes:
+        """The serialised `ShardMessage`."""
+        self._head.delta = delta
+        return join_payload(
+            ShardMessage.VALUES_FIELD_NUMBER,
+            self._head.SerializeToString(),
+            Values.PAYLOAD_FIELD_NUMBER,
+            self._buffer.data[: self._used],
+        )

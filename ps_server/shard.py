@@ -37,7 +37,9 @@ class Shard:
         for spec in ("fp32", settings.push_codec, settings.pull_codec):
             warm_up(parse_codec(spec))
 
-    def parse(self, blocks: Sequence[int], lengths: Sequence[int], payload: bytes) -> dict[int, StagedFrame]:
+    def parse(
+        self, blocks: Sequence[int], lengths: Sequence[int], payload: memoryview | bytes
+    ) -> dict[int, StagedFrame]:
         """Validates the frames of one message.
 
         Raises:

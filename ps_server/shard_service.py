@@ -11,6 +11,7 @@ from ..protos.registrar_pb2 import ShardStatus
 from ..protos.shard_pb2 import ShardMessage, ShardStatusRequest, WorkerMessage
 from ..protos.shard_pb2_grpc import ShardServicer
 from .engine import Engine
+from .envelope import Received, receive
 from .metrics import ServerMetrics
 from .rpc import refuse, refusing
 from .session import Session
@@ -25,9 +26,9 @@ class ShardService(ShardServicer):
         self._engine = engine
         self._metrics = metrics
 
-    def Exchange(self, request_iterator: Iterator[WorkerMessage], context: grpc.ServicerContext) -> Iterator[bytes]:
+    def Exchange(self, request_iterator: Iterator[Received], context: grpc.ServicerContext) -> Iterator[bytes]:
         with refusing(context, self._metrics):
-            first = next(request_iterator, WorkerMessage())
+            first = next(request_iterator, Received(WorkerMessage(), memoryview(b""), 0)).message
             if first.WhichOneof("message") != "hello":
                 raise BadRequestError("the first message of an exchange is Hello")
             session = self._engine.open(first.hello)
@@ -44,10 +45,10 @@ class ShardService(ShardServicer):
     def Status(self, request: ShardStatusRequest, context: grpc.ServicerContext) -> ShardStatus:
         return self._engine.status()
 
-    def _receive(self, messages: Iterator[WorkerMessage], session: Session) -> None:
+    def _receive(self, messages: Iterator[Received], session: Session) -> None:
         try:
-            for message in messages:
-                self._dispatch(session, message)
+            for received in messages:
+                self._dispatch(session, received)
         except PushpullError as error:
             session.end(error)
         except grpc.RpcError:
@@ -57,16 +58,17 @@ class ShardService(ShardServicer):
             raise
         # The end of the worker's messages does not end the stream: answers may still be on their way.
 
-    def _dispatch(self, session: Session, message: WorkerMessage) -> None:
+    def _dispatch(self, session: Session, received: Received) -> None:
+        message = received.message
         match message.WhichOneof("message"):
             case "frames":
-                self._engine.frames(session.key, message.frames, message.ByteSize())
+                self._engine.frames(session.key, message.frames, received)
             case "commit":
                 self._engine.commit(session.key, message.commit)
             case "pull":
                 self._engine.pull(session.key, message.pull)
             case "initial_values":
-                self._engine.initial_values(session.key, message.initial_values)
+                self._engine.initial_values(session.key, message.initial_values, received)
             case other:
                 raise BadRequestError(f"unexpected message {other} inside an exchange")
 
@@ -81,7 +83,7 @@ def add_shard_service(service: ShardService, server: grpc.Server) -> None:
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "Exchange": grpc.stream_stream_rpc_method_handler(
             service.Exchange,
-            request_deserializer=WorkerMessage.FromString,
+            request_deserializer=receive,
             response_serializer=pass_through,
         ),
         "Status": grpc.unary_unary_rpc_method_handler(

@@ -115,6 +115,15 @@ def test_leaving_the_loop_early_gives_the_rest_back() -> None:
     assert len(positions(list(ask(dealer, 1, {0, 1}, lots=20).lots))) == 100
 
 
+def test_a_late_joiner_comes_to_the_epoch_that_goes_on() -> None:
+    dealer = DataDealer(in_turns=False)
+    ask(dealer, 0, {0}, lots=20)
+    ask(dealer, 0, {0})
+    ask(dealer, 0, {0}, epoch=1)
+    assert ask(dealer, 1, {0}, epoch=0).state == DealResponse.STATE_OVER
+    assert ask(dealer, 1, {0}, epoch=1).lots[0].epoch == 1
+
+
 @pytest.mark.parametrize(("drop_last", "samples"), [(False, 100), (True, 96)])
 def test_the_short_rest_is_dropped_only_on_request(drop_last: bool, samples: int) -> None:
     dealer = DataDealer(in_turns=False)

@@ -1,0 +1,33 @@
+"""A worker's message as it is received: parsed but for its payload, which stays where the transport put it."""
+
+from dataclasses import dataclass
+
+from ..protos.payloads import split_payload
+from ..protos.shard_pb2 import Frames, InitialValues, WorkerMessage
+
+_PAYLOAD_FIELDS = {
+    WorkerMessage.FRAMES_FIELD_NUMBER: Frames.PAYLOAD_FIELD_NUMBER,
+    WorkerMessage.INITIAL_VALUES_FIELD_NUMBER: InitialValues.PAYLOAD_FIELD_NUMBER,
+}
+
+
+@dataclass(frozen=True)
+class Received:
+    """One message of a worker."""
+
+    message: WorkerMessage
+    """Without its payload."""
+    payload: memoryview
+    """Frames, one behind the other; empty if the message has none."""
+    num_bytes: int
+    """On the wire."""
+
+
+def receive(data: bytes) -> Received:
+    """Deserializer of `WorkerMessage`.
+
+    Raises:
+        DecodeError: of protobuf, for bytes that are no such message.
+    """
+    rest, payload = split_payload(data, _PAYLOAD_FIELDS)
+    return Received(WorkerMessage.FromString(rest), payload, len(data))

@@ -1,0 +1,14 @@
+"""One torch thread per process, as equivalence to the bit demands; helpers beside the tests are importable."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,17 @@
+"""The digits example reaches its accuracy in every mode with every push codec, as processes on this machine."""
+
+import pytest
+from clusters import ROOT, launch
+
+MODES = ("sync", "bounded:4", "async")
+CODECS = ("fp32", "fp16", "int8", "topk:0.01+fp16")
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("mode", MODES)
+def test_held_out_accuracy(mode: str, codec: str) -> None:
+    summary = launch(ROOT / "examples" / "digits.py", settings=(f"mode={mode}", f"push_codec={codec}"))
+    assert summary["success"]
+    assert all(worker["steps"] <= 600 for worker in summary["workers"])
+    assert summary["metrics"]["accuracy"] >= 0.96
+    assert summary["failures"] == 0

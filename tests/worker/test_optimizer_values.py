@@ -1,0 +1,69 @@
+"""What of a torch optimizer travels."""
+
+import pytest
+import torch
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+
+from pushpull.protos.errors import SettingError
+from pushpull.worker.optimizer_values import check_supported, group_numbers, optimizer_specification
+
+
+def parameters() -> list[torch.nn.Parameter]:
+    return [torch.nn.Parameter(torch.zeros(2))]
+
+
+@pytest.mark.parametrize("optimizer_class", [SGD, Adam, AdamW, Adagrad, RMSprop])
+def test_torch_optimizers_with_a_server_side_are_supported(optimizer_class: type[Optimizer]) -> None:
+    check_supported(optimizer_class)
+
+
+class OwnSGD(SGD):
+    pass
+
+
+class SGDNamesake(SGD):
+    pass
+
+
+SGDNamesake.__name__ = "SGD"
+
+
+@pytest.mark.parametrize("optimizer_class", [torch.optim.LBFGS, OwnSGD, SGDNamesake])
+def test_others_are_refused_with_the_choices(optimizer_class: type[Optimizer]) -> None:
+    with pytest.raises(SettingError, match=r"torch\.optim\.AdamW"):
+        check_supported(optimizer_class)
+
+
+def test_numbers_are_flat_and_flags_of_this_machine_stay_here() -> None:
+    optimizer = AdamW(parameters(), lr=1e-3, betas=(0.8, 0.95), fused=True)
+    specification = optimizer_specification(AdamW, optimizer.param_groups, optimizer.defaults)
+    (group,) = specification.groups
+    assert specification.name == "AdamW"
+    assert dict(group.numbers) == {
+        "lr": 1e-3, "betas.0": 0.8, "betas.1": 0.95, "eps": 1e-8, "weight_decay": 0.01,
+    }  # fmt: skip
+    assert dict(group.flags) == {"amsgrad": False, "maximize": False, "decoupled_weight_decay": True}
+
+
+def test_a_learning_rate_may_be_a_tensor() -> None:
+    optimizer = SGD(parameters(), lr=torch.tensor(0.5))
+    assert group_numbers(optimizer.param_groups, optimizer.defaults)[0].numbers["lr"] == 0.5
+
+
+def test_what_a_scheduler_cycles_is_read_and_what_it_adds_for_itself_is_not() -> None:
+    optimizer = AdamW(parameters(), lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)
+    before = group_numbers(optimizer.param_groups, optimizer.defaults)[0].numbers
+    optimizer.step()
+    scheduler.step()
+    after = group_numbers(optimizer.param_groups, optimizer.defaults)[0].numbers
+    assert after["lr"] > before["lr"]
+    assert after["betas.0"] < before["betas.0"]
+    assert set(after) == {"lr", "betas.0", "betas.1", "eps", "weight_decay"}
+
+
+def test_a_value_that_is_no_number_names_its_group() -> None:
+    optimizer = SGD([{"params": parameters()}, {"params": parameters()}], lr=0.1)
+    optimizer.param_groups[1]["lr"] = float("nan")
+    with pytest.raises(SettingError, match="group 1: lr is nan"):
+        group_numbers(optimizer.param_groups, optimizer.defaults)

@@ -1,0 +1,255 @@
+"""Gradients that are sent early are sent again unless they are still the same."""
+
+import logging
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from pushpull.compression.frame import parse_frame
+from pushpull.protos.errors import NonFiniteError
+from pushpull.protos.shard_pb2 import WorkerMessage
+from pushpull.worker.gradient_encoder import GradientEncoder
+from pushpull.worker.plan import TableEntry, make_plan
+from pushpull.worker.staging import Stager, StagingSettings
+
+PLAN = make_plan([TableEntry("weight", (30, 40), True, group=0), TableEntry("bias", (40,), True, group=0)], 2, 100)
+
+
+class Sink:
+    """Keeps the messages of the highest attempt."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[int, bytes]] = []
+
+    def send(self, shard: int, message: bytes) -> None:
+        self.messages.append((shard, message))
+
+    def restart(self) -> None:
+        self.messages.clear()
+
+    def decoded(self) -> tuple[set[int], dict[int, NDArray[np.float32]]]:
+        """Attempts seen, and each block's values."""
+        attempts, values = set(), {}
+        for shard, raw in self.messages:
+            frames = WorkerMessage.FromString(raw).frames
+            attempts.add(frames.attempt)
+            first = 0
+            for number, length in zip(frames.blocks, frames.lengths, strict=True):
+                block = PLAN.blocks[number]
+                assert block.shard == shard
+                assert number not in values
+                values[number] = np.empty(block.num_elements, np.float32)
+                parse_frame(frames.payload[first : first + length], block.num_elements).decode_into(values[number])
+                first += length
+        return attempts, values
+
+
+class Stage:
+    """A stager, its sink and gradients to play with."""
+
+    def __init__(self, stager: Stager, sink: Sink, encoder: GradientEncoder) -> None:
+        self.stager, self.sink, self.encoder = stager, sink, encoder
+        self.gradients = {0: torch.randn(30, 40), 1: torch.randn(40)}
+        stager.open(1, seed=0)
+
+    def backward(self) -> None:
+        for entry, gradient in self.gradients.items():
+            self.stager.on_gradient(entry, gradient)
+
+    def sent(self) -> dict[int, torch.Tensor]:
+        """What arrived, put together again."""
+        _, values = self.sink.decoded()
+        whole = {}
+        for entry in {PLAN.blocks[number].entry for number in values}:
+            parts = [values[block.id] for block in PLAN.blocks_of_entry[entry]]
+            whole[entry] = torch.from_numpy(np.concatenate(parts)).view(PLAN.entries[entry].shape)
+        return whole
+
+    def attempts(self) -> set[int]:
+        return self.sink.decoded()[0]
+
+
+@pytest.fixture
+def make_stage() -> Iterator[Callable[..., Stage]]:
+    stages: list[Stage] = []
+
+    def make(codec: str = "fp32", **settings: object) -> Stage:
+        encoder, sink = GradientEncoder(PLAN, codec), Sink()
+        chosen = {"message_bytes": 1000, "num_threads": 2, "early": True, **settings}
+        stages.append(Stage(Stager(PLAN, encoder, sink, StagingSettings(**chosen)), sink, encoder))  # type: ignore[arg-type]
+        return stages[-1]
+
+    yield make
+    for stage in stages:
+        stage.stager.close()
+
+
+def assert_sent(stage: Stage, expected: dict[int, torch.Tensor]) -> None:
+    sent = stage.sent()
+    assert sent.keys() == expected.keys()
+    assert all(torch.equal(sent[entry], expected[entry]) for entry in expected)
+
+
+def test_early_frames_that_still_hold_are_not_sent_again(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage()
+    stage.backward()
+    staged = stage.stager.finish(stage.gradients, 1.0)
+    assert (staged.attempt, set(staged.entries), stage.stager.num_restaged) == (1, {0, 1}, 0)
+    assert stage.attempts() == {1}
+    assert_sent(stage, stage.gradients)
+
+
+def clipped(stage: Stage) -> None:
+    for gradient in stage.gradients.values():
+        gradient.mul_(0.5)
+
+
+def replaced(stage: Stage) -> None:
+    stage.gradients[1] = stage.gradients[1].clone()
+
+
+def removed(stage: Stage) -> None:
+    del stage.gradients[1]
+
+
+@pytest.mark.parametrize("change", [clipped, replaced, removed])
+def test_early_frames_of_other_gradients_are_sent_again_under_a_higher_attempt(
+    make_stage: Callable[..., Stage], caplog: pytest.LogCaptureFixture, change: Callable[[Stage], None]
+) -> None:
+    stage = make_stage()
+    stage.backward()
+    change(stage)
+    with caplog.at_level(logging.WARNING):
+        staged = stage.stager.finish(stage.gradients, 1.0)
+    assert (staged.attempt, stage.stager.num_restaged) == (2, 1)
+    assert stage.attempts() == {2}
+    assert_sent(stage, stage.gradients)
+    assert "changed between backward" in caplog.text
+
+
+def test_after_a_wrong_guess_nothing_is_sent_early_any_more(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage()
+    stage.backward()
+    clipped(stage)
+    stage.stager.finish(stage.gradients, 1.0)
+    stage.stager.settled()
+    stage.sink.restart()
+    stage.stager.open(2, seed=0)
+    stage.backward()
+    clipped(stage)
+    staged = stage.stager.finish(stage.gradients, 1.0)
+    assert (staged.attempt, stage.stager.num_restaged) == (1, 1)
+    assert_sent(stage, stage.gradients)
+
+
+def test_gradients_that_changed_without_a_trace_are_sent_again(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage()
+    stage.backward()
+    assert stage.stager.finish(stage.gradients, 1.0, unchanged=False).attempt == 2
+
+
+def test_micro_batches_are_sent_with_the_last_one(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage(accumulate=2)
+    stage.backward()
+    clipped(stage)
+    stage.backward()
+    assert stage.stager.finish(stage.gradients, 1.0).attempt == 1
+    assert_sent(stage, stage.gradients)
+
+
+def test_scaled_gradients_are_sent_unscaled(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage()
+    stage.stager.scale_early_by(lambda: 0.25)
+    stage.backward()
+    assert stage.stager.finish(stage.gradients, 0.25).attempt == 1
+    assert_sent(stage, {entry: gradient * 0.25 for entry, gradient in stage.gradients.items()})
+
+
+def test_another_scale_than_the_early_one_sends_again(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage()
+    stage.backward()
+    assert stage.stager.finish(stage.gradients, 0.5).attempt == 2
+    assert_sent(stage, {entry: gradient * 0.5 for entry, gradient in stage.gradients.items()})
+
+
+def test_a_step_opened_again_goes_on_under_a_higher_attempt(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage()
+    stage.backward()
+    stage.stager.suspend()
+    stage.stager.open(1, seed=0)
+    assert stage.stager.finish(stage.gradients, 1.0).attempt > 2
+    assert_sent(stage, stage.gradients)
+
+
+def test_nothing_is_taken_while_suspended(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage()
+    stage.stager.suspend()
+    stage.backward()
+    assert stage.stager.finish({}, 1.0).entries == frozenset()
+    assert stage.sink.messages == []
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_gradient_that_is_not_finite_names_its_parameter(make_stage: Callable[..., Stage], early: bool) -> None:
+    stage = make_stage(early=early)
+    stage.gradients[0][3, 4] = float("inf")
+    stage.backward()
+    with pytest.raises(NonFiniteError, match="parameter weight is not finite"):
+        stage.stager.finish(stage.gradients, 1.0)
+    assert stage.stager.abandon() == 2
+
+
+def test_restaging_reads_the_untouched_residual(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage("int8")
+    stage.backward()
+    clipped(stage)
+    stage.stager.finish(stage.gradients, 1.0)
+    once = stage.sent()
+    fresh = make_stage("int8", early=False)
+    fresh.stager.finish(stage.gradients, 1.0)
+    assert_sent(fresh, once)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_gradients_of_other_types_travel_as_float32(make_stage: Callable[..., Stage], dtype: torch.dtype) -> None:
+    stage = make_stage()
+    gradients = {entry: gradient.to(dtype) for entry, gradient in stage.gradients.items()}
+    stage.stager.finish(gradients, 1.0)
+    assert_sent(stage, {entry: gradient.float() for entry, gradient in gradients.items()})
+
+
+def test_gradients_in_another_memory_order_are_read_in_their_own(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage()
+    stage.gradients[0] = torch.randn(40, 30).t()
+    stage.gradients[1] = torch.ones(1).expand(40)
+    stage.stager.finish(stage.gradients, 1.0)
+    assert_sent(stage, stage.gradients)
+
+
+def test_sparse_gradients_are_sent_whole(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage()
+    dense = torch.zeros(30, 40)
+    dense[7] = 1.0
+    stage.gradients[0] = dense.to_sparse(1)
+    stage.backward()
+    stage.stager.finish(stage.gradients, 1.0)
+    assert_sent(stage, {0: dense, 1: stage.gradients[1]})
+
+
+def test_the_norm_is_that_of_all_gradients(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage(measure_norm=True)
+    stage.backward()
+    squares = stage.stager.finish(stage.gradients, 1.0).squares
+    expected = sum(float(gradient.double().square().sum()) for gradient in stage.gradients.values())
+    assert squares == pytest.approx(expected, rel=1e-12)
+
+
+def test_messages_stay_below_their_target_size(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage(num_threads=1)
+    stage.stager.finish(stage.gradients, 1.0)
+    payloads = [len(WorkerMessage.FromString(raw).frames.payload) for _, raw in stage.sink.messages]
+    assert max(payloads) <= 1000
+    assert len(payloads) < len(PLAN.blocks)

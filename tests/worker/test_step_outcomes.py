@@ -1,0 +1,105 @@
+"""What becomes of a step, and what of the optimizer is saved."""
+
+import pytest
+import torch
+
+from pushpull.protos.common_pb2 import Mode
+from pushpull.protos.errors import NonFiniteError
+from pushpull.protos.shard_pb2 import Outcome, Verdict
+from pushpull.worker import Worker, connect
+
+from .fake_servers import FakeServers
+from .small_model import backward, small_model, spoil, values_of
+
+
+class TestOutcomes:
+    def test_a_gradient_that_is_not_finite_is_skipped_and_named(self, servers: FakeServers, worker: Worker) -> None:
+        model = small_model()
+        optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.5)
+        before = values_of(model)
+        backward(model)
+        spoil(model.second.weight, float("nan"))
+        with pytest.raises(NonFiniteError, match=r"second\.weight"):
+            optimizer.step()
+        assert servers.shards[0].commits[0].verdict == Verdict.VERDICT_SKIP
+        assert all(torch.equal(b, p) for b, p in zip(before, model.parameters(), strict=True))
+        optimizer.zero_grad()
+        backward(model)
+        optimizer.step()
+        assert servers.shards[0].applied == 1
+
+    @pytest.mark.parametrize(
+        ("kind", "grows"), [(Outcome.KIND_APPLIED, True), (Outcome.KIND_LATE, False), (Outcome.KIND_SKIPPED, False)]
+    )
+    def test_the_residual_grows_by_applied_steps_only(
+        self, servers: FakeServers, worker: Worker, kind: "Outcome.Kind", grows: bool
+    ) -> None:
+        servers.job.push_codec = "int8"
+        with connect(servers.address) as second:
+            model = small_model()
+            optimizer = second.optimizer(model, torch.optim.SGD, lr=0.5)
+            for shard in servers.shards:
+                shard.outcome_kind = lambda commit: kind
+            backward(model)
+            optimizer.step()
+            residuals = optimizer.state_dict()["pushpull"]["residuals"].values()
+            assert any(bool(residual.any()) for residual in residuals) is grows
+
+    def test_a_refused_step_raises_its_error_and_training_can_go_on(self, servers: FakeServers, worker: Worker) -> None:
+        model = small_model()
+        optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.5)
+        for shard in servers.shards:
+            shard.outcome_kind = lambda commit: Outcome.KIND_REFUSED if commit.step == 1 else Outcome.KIND_APPLIED
+        backward(model)
+        with pytest.raises(ValueError, match="refused by the test"):
+            optimizer.step()
+        optimizer.step()
+        assert [shard.applied for shard in servers.shards] == [1, 1]
+        report = worker._recorder.report()
+        assert (report.steps_applied, report.steps_dropped) == (1, 1)
+
+    def test_a_gradient_too_old_for_its_first_round_is_dropped(self) -> None:
+        servers = FakeServers(2, Mode.MODE_SYNC)
+        try:
+            servers.first_round = 5
+            with connect(servers.address) as worker:
+                model = small_model()
+                optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.5)
+                for shard in servers.shards:
+                    shard.round = 4
+                backward(model)
+                optimizer.step()
+                assert [shard.commits for shard in servers.shards] == [[], []]
+                optimizer.step()
+                assert [shard.commits[0].round for shard in servers.shards] == [5, 5]
+                assert worker._recorder.report().steps_dropped == 1
+        finally:
+            servers.stop()
+
+
+class TestState:
+    def test_survives_saving_and_loading(self, servers: FakeServers) -> None:
+        servers.job.push_codec = "int8"
+        model = small_model()
+        with connect(servers.address) as worker:
+            optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.5)
+            backward(model)
+            optimizer.step()
+            optimizer.param_groups[0]["lr"] = 0.25
+            state = optimizer.state_dict()
+        assert state["state"] == {}
+        with connect(servers.address) as worker:
+            again = worker.optimizer(model, torch.optim.SGD, lr=0.5)
+            again.load_state_dict(state)
+            loaded = again.state_dict()
+        assert loaded["param_groups"][0]["lr"] == 0.25
+        saved, got = (s["pushpull"]["residuals"] for s in (state, loaded))
+        assert saved.keys() == got.keys()
+        assert all(torch.equal(saved[key], got[key]) for key in saved)
+
+    def test_of_another_plan_is_dropped_with_a_warning(self, worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+        optimizer = worker.optimizer(small_model(), torch.optim.SGD, lr=0.5)
+        state = optimizer.state_dict()
+        state["pushpull"] |= {"plan": "other", "residuals": {0: torch.ones(3)}}
+        optimizer.load_state_dict(state)
+        assert "belong to another model" in caplog.text

@@ -1,0 +1,97 @@
+"""The worker as user code sees it, against fake servers."""
+
+import signal
+from urllib.request import urlopen
+
+import pytest
+import torch
+
+from pushpull.protos.errors import SettingError
+from pushpull.protos.shard_pb2 import Verdict
+from pushpull.worker import Worker, connect
+
+from .fake_servers import FakeServers
+from .small_model import backward, small_model
+
+
+class TestWorker:
+    def test_has_one_optimizer(self, worker: Worker) -> None:
+        model = small_model()
+        worker.optimizer(model, torch.optim.SGD, lr=0.5)
+        with pytest.raises(SettingError, match="one optimizer"):
+            worker.optimizer(model, torch.optim.SGD, lr=0.5)
+
+    def test_leaves_torch_to_judge_the_arguments(self, worker: Worker) -> None:
+        with pytest.raises(TypeError, match="learning_rate"):
+            worker.optimizer(small_model(), torch.optim.SGD, learning_rate=0.5)
+        with pytest.raises(ValueError, match="Invalid learning rate"):
+            worker.optimizer(small_model(), torch.optim.SGD, lr=-1.0)
+
+    def test_refuses_settings_that_are_not_the_jobs(self, servers: FakeServers) -> None:
+        with pytest.raises(SettingError, match="push_codec='int8'"):
+            connect(servers.address, push_codec="int8")
+        assert servers.leaves[0].failure
+
+    def test_reports_what_was_logged(self, servers: FakeServers) -> None:
+        with connect(servers.address) as worker:
+            worker.log(loss=torch.tensor(2.5, requires_grad=True))
+            worker.log(loss=1.5, accuracy=0.5)
+        (leave,) = servers.leaves
+        assert leave.failure == ""
+        assert dict(leave.report.first_metrics) == {"loss": 2.5, "accuracy": 0.5}
+        assert dict(leave.report.metrics) == {"loss": 1.5, "accuracy": 0.5}
+
+    def test_says_why_it_leaves(self, servers: FakeServers) -> None:
+        with pytest.raises(ZeroDivisionError), connect(servers.address):
+            raise ZeroDivisionError("the script's own")
+        assert servers.leaves[0].failure == "ZeroDivisionError: the script's own"
+
+    def test_asked_to_end_it_leaves_cleanly(self, servers: FakeServers) -> None:
+        with pytest.raises(SystemExit), connect(servers.address):
+            signal.raise_signal(signal.SIGTERM)
+        assert [leave.failure for leave in servers.leaves] == [""]
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+    def test_counts_shared_samples_and_reports_lots_to_the_registrar(
+        self, servers: FakeServers, worker: Worker
+    ) -> None:
+        model = small_model()
+        optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.5)
+        for _ in worker.share(torch.utils.data.TensorDataset(torch.randn(64, 40)), batch_size=24):
+            backward(model)
+            optimizer.step()
+        assert [list(commit.lots) for commit in servers.shards[0].commits] == [[1], [2], [3]]
+        assert [commit.num_samples for commit in servers.shards[1].commits] == [24, 24, 16]
+        assert [list(commit.lots) for commit in servers.shards[1].commits] == [[], [], []]
+
+    def test_takes_the_weight_that_the_caller_names(self, servers: FakeServers, worker: Worker) -> None:
+        model = small_model()
+        optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.5)
+        for num_samples in (None, 3.0, 0.0):
+            backward(model)
+            optimizer.step(num_samples=num_samples)
+        commits = servers.shards[0].commits
+        assert [commit.num_samples for commit in commits] == [1.0, 3.0, 0.0]
+        assert commits[2].verdict == Verdict.VERDICT_SKIP
+
+    def test_pauses_and_counts_again_with_its_next_step(self, servers: FakeServers, worker: Worker) -> None:
+        model = small_model()
+        optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.5)
+        for _ in range(2):
+            backward(model)
+            optimizer.step()
+            with worker.pause():
+                assert len(servers.pauses) == len(servers.activations)
+        assert len(servers.activations) == 2
+
+    def test_serves_metrics(self, servers: FakeServers) -> None:
+        with connect(servers.address, metrics_listen="127.0.0.1:0") as worker:
+            model = small_model()
+            optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.5)
+            backward(model)
+            optimizer.step()
+            worker.log(loss=0.5)
+            text = urlopen(f"http://{worker.metrics_address}/metrics").read().decode()
+        assert 'pushpull_worker_steps_total{outcome="applied"} 1.0' in text
+        assert "pushpull_worker_loss 0.5" in text
+        assert 'pushpull_worker_step_seconds_count{part="encode"} 1.0' in text

@@ -1,0 +1,61 @@
+"""Settings given to `connect()`: the job owns them, so they are compared with the job's, never set."""
+
+import difflib
+from collections.abc import Mapping
+
+from ..compression.spec import parse_codec
+from ..protos.common_pb2 import JobSpecification, Mode
+from ..protos.errors import SettingError, UnknownKeyError
+
+NAME_OF_MODE = {Mode.MODE_SYNC: "sync", Mode.MODE_BOUNDED: "bounded", Mode.MODE_ASYNC: "async"}
+
+
+def job_values(job: JobSpecification) -> dict[str, object]:
+    """The job's settings by their names in a job file."""
+    return {
+        "mode": NAME_OF_MODE[job.mode],
+        "staleness_bound": job.staleness_bound,
+        "quorum": job.quorum or None,
+        "damping": job.damping,
+        "push_codec": job.push_codec,
+        "pull_codec": job.pull_codec,
+        "block_elements": job.block_elements or None,
+        "lease_seconds": job.lease_seconds,
+        "expected_workers": job.expected_workers,
+        "server_patience_seconds": job.server_patience_seconds,
+        "seed": job.seed,
+        "message_bytes": job.message_bytes,
+    }
+
+
+def check_expectations(job: JobSpecification, expected: Mapping[str, object]) -> None:
+    """Refuses settings that differ from the job's.
+
+    Raises:
+        UnknownKeyError: no such setting; names the nearest.
+        SettingError: names the setting and both values.
+    """
+    actual = job_values(job)
+    for name, value in _spelled_out(expected).items():
+        if name not in actual:
+            near = difflib.get_close_matches(name, actual, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(actual)}"
+            raise UnknownKeyError(f"connect() got {name}={value!r}, which is no setting of a job; {hint}")
+        if _canonical(name, value) != _canonical(name, actual[name]):
+            raise SettingError(
+                f"connect() got {name}={value!r}, but the job runs with {name}={actual[name]!r}; settings belong to the "
+                f"servers: start them with --set {name}={value}, or leave the argument out"
+            )
+
+
+def _spelled_out(expected: Mapping[str, object]) -> dict[str, object]:
+    """`mode="bounded:4"` says two things."""
+    settings = dict(expected)
+    mode = settings.get("mode")
+    if isinstance(mode, str) and mode.startswith("bounded:") and mode.removeprefix("bounded:").isdigit():
+        settings |= {"mode": "bounded", "staleness_bound": int(mode.removeprefix("bounded:"))}
+    return settings
+
+
+def _canonical(name: str, value: object) -> object:
+    return parse_codec(value).spec if name.endswith("_codec") and isinstance(value, str) else value

@@ -1,0 +1,56 @@
+"""Keeps the lease alive from a thread of its own."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+import grpc
+
+from ..protos.errors import FencedError, error_of_call
+from ..protos.registrar_pb2 import WorkerReport
+from .registrar_client import RegistrarClient
+
+logger = logging.getLogger(__name__)
+
+LONGEST_INTERVAL_SECONDS = 1.0
+
+
+class Heartbeat:
+    """Beats until it is stopped or this incarnation is fenced; `on_fenced` learns of that, once."""
+
+    def __init__(
+        self,
+        registrar: RegistrarClient,
+        lease_seconds: float,
+        report: Callable[[], WorkerReport],
+        on_fenced: Callable[[FencedError], None],
+    ) -> None:
+        self.num_workers = 0
+        """Trainers in the job, by the newest answer; 0 before the first one."""
+        self._registrar = registrar
+        self._interval_seconds = min(lease_seconds / 3, LONGEST_INTERVAL_SECONDS)
+        self._report = report
+        self._on_fenced = on_fenced
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pushpull-heartbeat", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout=10.0)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._interval_seconds):
+            try:
+                self.num_workers = self._registrar.beat(self._report())
+            except grpc.RpcError as failure:
+                refusal = error_of_call(failure)
+                if isinstance(refusal, FencedError):
+                    self._on_fenced(refusal)
+                    return
+                logger.info("heartbeat failed: %s", refusal or failure.details())
+            except ValueError:
+                return  # the channel was closed under this call

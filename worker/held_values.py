@@ -1,0 +1,89 @@
+"""What this worker holds of the model: which version of each block, in which tensors."""
+
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..compression.frame import parse_frame
+from ..protos.errors import BadRequestError, FrameError
+from ..protos.shard_pb2 import Values
+from .followed_values import Receiver
+from .plan import ShardingPlan
+from .tensor_memory import TensorMemory
+
+
+class HeldValues:
+    """Takes published values as they arrive, from one thread for each shard.
+
+    Buffers behind the first `num_parameters` entries are taken once and stay local afterwards.
+    """
+
+    def __init__(self, plan: ShardingPlan, memory: TensorMemory, receiver: Receiver, num_parameters: int) -> None:
+        self._receiver = receiver
+        self._decode_seconds = 0.0
+        self._plan = plan
+        self._memory = memory
+        self._num_parameters = num_parameters
+        self._versions: NDArray[np.uint64] = np.zeros(len(plan.blocks), np.uint64)
+        self._owned = [np.array(ids, np.int64) for ids in plan.blocks_of_shard]
+        self._complete = False
+        self._lock = threading.Lock()
+
+    def versions(self, shard: int) -> list[int]:
+        """Held version of each of the shard's blocks, in id order."""
+        versions: list[int] = self._versions[self._owned[shard]].tolist()
+        return versions
+
+    def expect(self) -> None:
+        """Values are about to come."""
+        self._memory.refresh()
+
+    def complete(self) -> None:
+        """All values that were asked for are here: makes them visible to autograd."""
+        self._memory.publish()
+        self._complete = True
+
+    def take(self, shard: int, values: Values) -> None:
+        """Decodes one message of values into the tensors.
+
+        Raises:
+            FrameError, NonFiniteError: not a valid frame of its block.
+            BadRequestError: a message that does not fit the plan.
+        """
+        started = time.perf_counter()
+        self._check(shard, values)
+        view, first = memoryview(values.payload), 0
+        for number, version, length in zip(values.blocks, values.versions, values.lengths, strict=True):
+            block = self._plan.blocks[number]
+            if not (self._complete and block.entry >= self._num_parameters):
+                frame = parse_frame(view[first : first + length], block.num_elements)
+                if values.delta:
+                    self._receiver.add(block, frame, int(version) - int(self._versions[number]))
+                else:
+                    self._receiver.replace(block, frame)
+            self._versions[number] = version
+            first += length
+        with self._lock:
+            self._decode_seconds += time.perf_counter() - started
+
+    def take_decode_seconds(self) -> float:
+        """Time spent decoding since the last call, summed over threads."""
+        with self._lock:
+            seconds, self._decode_seconds = self._decode_seconds, 0.0
+        return seconds
+
+    def _check(self, shard: int, values: Values) -> None:
+        if not len(values.blocks) == len(values.versions) == len(values.lengths):
+            raise BadRequestError(f"shard {shard} sent values whose lists differ in length")
+        if sum(values.lengths) != len(values.payload):
+            raise FrameError(f"shard {shard} sent {len(values.payload)} bytes for frames of {sum(values.lengths)}")
+        _check_owner(self._plan, shard, values.blocks)
+
+
+def _check_owner(plan: ShardingPlan, shard: int, blocks: Sequence[int]) -> None:
+    for number in blocks:
+        if number >= len(plan.blocks) or plan.blocks[number].shard != shard:
+            raise BadRequestError(f"shard {shard} sent values of block {number}, which it does not own")

@@ -1,0 +1,78 @@
+"""This process's place in the job: joining, heartbeats, and coming back after an expired lease."""
+
+import logging
+from collections.abc import Callable
+
+from ..protos.common_pb2 import JobSpecification
+from ..protos.errors import ExpiredError, FencedError, ReplacedError, ServerLostError
+from ..protos.registrar_pb2 import JoinResponse, WorkerReport
+from .heartbeat import Heartbeat
+from .registrar_client import RegistrarClient
+
+logger = logging.getLogger(__name__)
+
+
+class Membership:
+    """One worker id over all its incarnations in this process."""
+
+    def __init__(self, registrar: RegistrarClient, worker_id: int, report: Callable[[], WorkerReport]) -> None:
+        self.registrar = registrar
+        self.on_fenced: Callable[[FencedError], None] = lambda error: None
+        """Told from the heartbeat's thread when this incarnation may not act any more."""
+        self._report = report
+        self._fenced: FencedError | None = None
+        response = registrar.join(worker_id)
+        self.worker_id: int = response.worker_id
+        self.job: JobSpecification = response.job
+        registrar.follow(self.job)
+        self._heartbeat = self._beat(response)
+
+    @property
+    def incarnation(self) -> int:
+        return self.registrar.incarnation
+
+    @property
+    def num_workers(self) -> int:
+        """Trainers in the job as far as this worker knows."""
+        return self._heartbeat.num_workers
+
+    def check(self) -> None:
+        """Raises the FencedError that a heartbeat brought, if any."""
+        if self._fenced is not None:
+            raise self._fenced
+
+    def rejoin(self) -> None:
+        """A new incarnation after the lease of this one ran out.
+
+        Raises:
+            ReplacedError: another process has taken the id meanwhile.
+            ServerLostError: the servers run another job now.
+        """
+        self._heartbeat.stop()
+        if isinstance(self._fenced, ReplacedError):
+            raise self._fenced
+        response = self.registrar.join(self.worker_id)
+        if response.job.job_id != self.job.job_id:
+            raise ServerLostError(
+                f"the registrar at {self.registrar.address} was started again and serves another job; restart this worker"
+            )
+        self._fenced = None
+        self._heartbeat = self._beat(response)
+
+    def leave(self, failure: str) -> None:
+        """Ends this incarnation, unless it is fenced already."""
+        self._heartbeat.stop()
+        if self._fenced is None:
+            self.registrar.leave(self._report(), failure)
+
+    def _beat(self, response: JoinResponse) -> Heartbeat:
+        heartbeat = Heartbeat(self.registrar, self.job.lease_seconds, self._report, self._take_fence)
+        heartbeat.num_workers = response.num_workers
+        heartbeat.start()
+        return heartbeat
+
+    def _take_fence(self, error: FencedError) -> None:
+        if isinstance(error, ExpiredError):
+            logger.warning("worker %d: the lease ran out; the next step joins again", self.worker_id)
+        self._fenced = error
+        self.on_fenced(error)

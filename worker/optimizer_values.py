@@ -1,0 +1,60 @@
+"""What a torch optimizer is on the wire: its name, and the numbers and flags of its parameter groups."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ..protos.common_pb2 import OptimizerSpecification, ParameterGroup
+from ..protos.errors import SettingError
+
+SUPPORTED = ("SGD", "Adam", "AdamW", "Adagrad", "RMSprop")
+
+LOCAL_FLAGS = frozenset({"foreach", "fused", "capturable", "differentiable"})
+"""How torch computes on this machine; the servers choose for themselves."""
+
+
+def check_supported(optimizer_class: type[torch.optim.Optimizer]) -> None:
+    """Raises SettingError unless the servers can run this optimizer."""
+    name = optimizer_class.__name__
+    if name not in SUPPORTED or getattr(torch.optim, name) is not optimizer_class:
+        choices = ", ".join(f"torch.optim.{choice}" for choice in SUPPORTED)
+        raise SettingError(f"the servers cannot run {optimizer_class.__module__}.{name}; use one of {choices}")
+
+
+def optimizer_specification(
+    optimizer_class: type[torch.optim.Optimizer],
+    param_groups: Sequence[Mapping[str, Any]],
+    defaults: Mapping[str, Any],
+) -> OptimizerSpecification:
+    """Name, numbers and flags of an optimizer. `defaults` names what the optimizer itself knows."""
+    groups = []
+    for numbers, group in zip(group_numbers(param_groups, defaults), param_groups, strict=True):
+        flags = {name: group[name] for name in defaults if isinstance(group[name], bool) and name not in LOCAL_FLAGS}
+        groups.append(ParameterGroup(numbers=numbers.numbers, flags=flags))
+    return OptimizerSpecification(name=optimizer_class.__name__, groups=groups)
+
+
+def group_numbers(param_groups: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]) -> list[ParameterGroup]:
+    """The numeric values of every group at this moment; what schedulers add for themselves is left out.
+
+    Raises:
+        SettingError: a value is not finite.
+    """
+    groups = []
+    for index, group in enumerate(param_groups):
+        numbers = {key: number for name in defaults for key, number in _numbers(name, group[name])}
+        for key, number in numbers.items():
+            if not math.isfinite(number):
+                raise SettingError(f"parameter group {index}: {key} is {number}; it must be a finite number")
+        groups.append(ParameterGroup(numbers=numbers))
+    return groups
+
+
+def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    if isinstance(value, tuple | list):
+        for position, item in enumerate(value):
+            yield from _numbers(f"{name}.{position}", item)
+    elif isinstance(value, torch.Tensor | int | float) and not isinstance(value, bool):
+        yield name, float(value)

@@ -1,0 +1,101 @@
+"""What happened in this worker so far, for the registrar's report and for Prometheus."""
+
+import math
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from ..protos.registrar_pb2 import WorkerReport
+
+
+class StepKind(Enum):
+    """What became of a step as a whole."""
+
+    APPLIED = "applied"
+    SKIPPED = "skipped"
+    LATE = "late"
+    REFUSED = "refused"
+    EXPIRED = "expired"
+    TOO_OLD = "too_old"
+    """Computed before the worker counted, from parameters that were no longer the newest."""
+
+    @property
+    def drops_gradient(self) -> bool:
+        return self not in (StepKind.APPLIED, StepKind.SKIPPED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTimes:
+    """Seconds of one step by what they went into."""
+
+    compute: float
+    """Since the step before."""
+    encode: float
+    wait: float
+    decode: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSummary:
+    """One step that has ended."""
+
+    kind: StepKind
+    num_samples: float
+    restaged: bool
+    times: StepTimes
+    bytes_pushed: int
+    bytes_pulled: int
+    bytes_resent: int
+
+
+class StepObserver(Protocol):
+    """Learns of every step that has ended, in the training thread."""
+
+    def step_ended(self, step: StepSummary) -> None: ...
+
+
+class Recorder:
+    """Cumulative figures. Written by the training thread, read by the heartbeat's."""
+
+    def __init__(self, *observers: StepObserver) -> None:
+        self._observers = observers
+        self._report = WorkerReport()
+        self._lock = threading.Lock()
+
+    def step_ended(self, step: StepSummary) -> None:
+        """Adds one step."""
+        with self._lock:
+            report = self._report
+            report.num_steps += 1
+            report.num_samples += step.num_samples
+            report.steps_applied += step.kind is StepKind.APPLIED
+            report.steps_skipped += step.kind is StepKind.SKIPPED
+            report.steps_dropped += step.kind.drops_gradient
+            report.steps_restaged += step.restaged
+            report.bytes_resent += step.bytes_resent
+            report.compute_seconds += step.times.compute
+            report.encode_seconds += step.times.encode
+            report.wait_seconds += step.times.wait
+            report.decode_seconds += step.times.decode
+            if step.num_samples > 0:
+                report.first_samples = report.first_samples or step.num_samples
+                report.last_samples = step.num_samples
+        for observer in self._observers:
+            observer.step_ended(step)
+
+    def log(self, values: Mapping[str, float]) -> None:
+        """Keeps the newest value, and the first, of each name; first values that are not finite are not kept."""
+        with self._lock:
+            for name, value in values.items():
+                self._report.metrics[name] = value
+                if name not in self._report.first_metrics and math.isfinite(value):
+                    self._report.first_metrics[name] = value
+
+    def report(self) -> WorkerReport:
+        """A copy of the figures."""
+        report = WorkerReport()
+        with self._lock:
+            report.CopyFrom(self._report)
+        return report

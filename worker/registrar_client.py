@@ -1,0 +1,170 @@
+"""Calls to the registrar: a channel without bulk data, and retries while it cannot be reached."""
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import grpc
+
+from ..protos.common_pb2 import JobSpecification, OptimizerSpecification, Plan
+from ..protos.errors import PushpullError, RetryableError, ServerUnreachableError, error_of_call
+from ..protos.registrar_pb2 import (
+    ActivateRequest,
+    ActivateResponse,
+    DealRequest,
+    DealResponse,
+    EnrolRequest,
+    EnrolResponse,
+    HeartbeatRequest,
+    JoinRequest,
+    JoinResponse,
+    LeaveRequest,
+    PauseRequest,
+    Role,
+    WorkerReport,
+)
+from ..protos.registrar_pb2_grpc import RegistrarStub
+from .channel import open_channel
+from .retry import Patience
+
+logger = logging.getLogger(__name__)
+
+Request = TypeVar("Request", contravariant=True)
+Response = TypeVar("Response", covariant=True)
+
+CALL_TIMEOUT_SECONDS = 30.0
+HEARTBEAT_TIMEOUT_SECONDS = 5.0
+ASK_AGAIN_SECONDS = 0.05
+WARN_AFTER_SECONDS = 2.0
+TELL_AFTER_SECONDS = 1.0
+
+TRANSIENT_STATUSES = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+
+
+class RegistrarClient:
+    """What one worker process asks of the registrar. Safe to use from several threads.
+
+    Every call raises the error that the registrar refused it with, or ServerUnreachableError.
+    """
+
+    def __init__(self, address: str, patience_seconds: float, patience_setting: str) -> None:
+        self.address = address
+        self.patience_seconds = patience_seconds
+        self.patience_setting = patience_setting
+        """What to raise when patience is too short, for messages."""
+        self.worker_id = -1
+        self.incarnation = 0
+        self._channel = open_channel(address)
+        self._stub = RegistrarStub(self._channel)
+        self._closing = threading.Event()
+
+    def join(self, worker_id: int) -> JoinResponse:
+        """Takes the id, or any free one if it is negative; this client then speaks for the new incarnation."""
+        request = JoinRequest(worker_id=worker_id, role=Role.ROLE_TRAINER, host=socket.gethostname(), pid=os.getpid())
+        response: JoinResponse = self._call(self._stub.Join, request)
+        self.worker_id, self.incarnation = response.worker_id, response.incarnation
+        return response
+
+    def follow(self, job: JobSpecification) -> None:
+        """From now on the job's patience holds."""
+        self.patience_seconds = job.server_patience_seconds or self.patience_seconds
+        self.patience_setting = "server_patience_seconds"
+
+    def enrol(self, plan: Plan, optimizer: OptimizerSpecification) -> EnrolResponse:
+        """Asks until this worker may initialise or the parameters are ready; tells people what it waits for."""
+        request = EnrolRequest(worker_id=self.worker_id, incarnation=self.incarnation, plan=plan, optimizer=optimizer)
+        waiting = _Waiting()
+        while True:
+            response: EnrolResponse = self._call(self._stub.Enrol, request)
+            if response.state != EnrolResponse.STATE_WAIT:
+                return response
+            waiting.tell(response.message)
+            self._pause_before_asking_again()
+
+    def activate(self, last_clock: int) -> ActivateResponse:
+        """Asks until the first round is open; tells people whom it waits for."""
+        request = ActivateRequest(worker_id=self.worker_id, incarnation=self.incarnation, last_clock=last_clock)
+        waiting = _Waiting()
+        while True:
+            response: ActivateResponse = self._call(self._stub.Activate, request)
+            if response.open:
+                return response
+            waiting.tell(response.message)
+            self._pause_before_asking_again()
+
+    def pause(self) -> None:
+        self._call(self._stub.Pause, PauseRequest(worker_id=self.worker_id, incarnation=self.incarnation))
+
+    def deal(self, request: DealRequest) -> DealResponse:
+        """Asks for lots of data; fills in who asks."""
+        request.worker_id, request.incarnation = self.worker_id, self.incarnation
+        response: DealResponse = self._call(self._stub.Deal, request)
+        return response
+
+    def beat(self, report: WorkerReport) -> int:
+        """Renews the lease, without retries; returns the number of workers.
+
+        Raises:
+            grpc.RpcError: the call failed; `error_of_call` may say why.
+        """
+        request = HeartbeatRequest(worker_id=self.worker_id, incarnation=self.incarnation, report=report)
+        return int(self._stub.Heartbeat(request, timeout=HEARTBEAT_TIMEOUT_SECONDS).num_workers)
+
+    def leave(self, report: WorkerReport, failure: str) -> None:
+        """Ends this incarnation; an unreachable registrar finds out by itself."""
+        request = LeaveRequest(worker_id=self.worker_id, incarnation=self.incarnation, report=report, failure=failure)
+        try:
+            self._stub.Leave(request, timeout=HEARTBEAT_TIMEOUT_SECONDS)
+        except grpc.RpcError as error:
+            logger.info("leaving the job: %s", error)
+
+    def close(self) -> None:
+        self._closing.set()
+        self._channel.close()
+
+    def _call(self, method: Callable[..., Response], request: Request) -> Response:
+        patience = Patience(self.patience_seconds)
+        warned = False
+        while True:
+            try:
+                return method(request, timeout=min(CALL_TIMEOUT_SECONDS, self.patience_seconds))
+            except grpc.RpcError as failure:
+                refusal = error_of_call(failure)
+                if refusal is not None and not isinstance(refusal, RetryableError):
+                    raise refusal from None
+                if refusal is None and failure.code() not in TRANSIENT_STATUSES:
+                    raise PushpullError(
+                        f"the registrar at {self.address} failed: {failure.code().name}: {failure.details()}"
+                    ) from failure
+                reason = str(refusal or failure.details())
+            delay = patience.delay_after_failure(time.monotonic())
+            if delay is None or self._closing.is_set():
+                raise ServerUnreachableError(
+                    f"the registrar (shard 0) at {self.address} gave no answer for {self.patience_seconds:g} s ({reason}); "
+                    f"see whether that server runs and can be reached from here, or raise {self.patience_setting}"
+                )
+            if not warned and patience.failing_seconds(time.monotonic()) > WARN_AFTER_SECONDS:
+                warned = True
+                logger.warning("no answer from the registrar at %s yet (%s); still trying", self.address, reason)
+            self._closing.wait(delay)
+
+    def _pause_before_asking_again(self) -> None:
+        if self._closing.wait(ASK_AGAIN_SECONDS):
+            raise PushpullError("the worker was closed while it waited for the registrar")
+
+
+class _Waiting:
+    """Tells people what is waited for, once it takes long enough to be noticed."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._told = ""
+
+    def tell(self, message: str) -> None:
+        if message and message != self._told and time.monotonic() - self._since > TELL_AFTER_SECONDS:
+            self._told = message
+            logger.warning("%s", message)

@@ -1,0 +1,339 @@
+"""This worker's copy of the model: enrolled, activated, and kept in step with the servers."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..compression.spec import parse_codec
+from ..protos.common_pb2 import Mode, OptimizerSpecification
+from ..protos.errors import ExpiredError, FencedError, NonFiniteError
+from ..protos.registrar_pb2 import EnrolResponse
+from ..protos.shard_pb2 import Hello, Outcome, Pull, WorkerMessage
+from .followed_values import receiver_for
+from .gradient_encoder import GradientEncoder, step_seed
+from .held_values import HeldValues
+from .initialise import upload_initial_values
+from .membership import Membership
+from .open_exchange import OpenPull, OpenStep
+from .plan import ShardingPlan
+from .recorder import StepKind
+from .shards import ShardGroup
+from .staging import Stager, StagingSettings
+from .step_messages import Position, StagedFrames, StepRequest, commit_of, kind_of
+from .tensor_memory import TensorMemory
+
+logger = logging.getLogger(__name__)
+
+ASK_AGAIN_SECONDS = 0.02
+LEVELLING_PULLS = 3
+"""Pulls that try to bring all shards to one round; with a quorum rounds may close faster than this worker pulls."""
+REJOIN_ATTEMPTS = 5
+DEFAULT_MESSAGE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaSettings:
+    """What the caller of worker.optimizer() chose."""
+
+    accumulate: int = 1
+    clip_norm: float | None = None
+    num_encoder_threads: int = 1
+    early: bool = True
+
+
+@dataclass
+class Timings:
+    """Seconds spent inside steps so far."""
+
+    encode: float = 0.0
+    wait: float = 0.0
+    decode: float = 0.0
+
+
+class Replica:
+    """Steps of one worker over all shards. Used by the training thread; only `on_gradient` comes from others."""
+
+    def __init__(
+        self,
+        membership: Membership,
+        plan: ShardingPlan,
+        memory: TensorMemory,
+        optimizer: OptimizerSpecification,
+        num_parameters: int,
+        settings: ReplicaSettings,
+    ) -> None:
+        self.plan = plan
+        self.encoder = GradientEncoder(plan, membership.job.push_codec)
+        self.clock = 0
+        """The job's clock when this worker enrolled: rounds, or steps of the slowest member."""
+        self.timings = Timings()
+        self.position = Position()
+        self._membership = membership
+        self._job = membership.job
+        self._optimizer = optimizer
+        self._settings = settings
+        self._memory = memory
+        receiver = receiver_for(parse_codec(self._job.pull_codec), memory, len(plan.blocks))
+        self._held = HeldValues(plan, memory, receiver, num_parameters)
+        self._message_bytes = self._job.message_bytes or DEFAULT_MESSAGE_BYTES
+        self._stager = Stager(
+            plan,
+            self.encoder,
+            self,
+            StagingSettings(
+                message_bytes=self._message_bytes,
+                num_threads=settings.num_encoder_threads,
+                early=settings.early,
+                accumulate=settings.accumulate,
+                measure_norm=settings.clip_norm is not None,
+            ),
+        )
+        self._shards = self._new_shards()
+        self._retired_bytes = (0, 0, 0)
+        self._active = False
+        self._step = 0
+        self._round_due = 0
+        self._num_pulls = 0
+        membership.on_fenced = self._fail
+
+    @property
+    def num_restaged(self) -> int:
+        """Steps whose early frames were wrong and were sent again."""
+        return self._stager.num_restaged
+
+    def traffic(self) -> tuple[int, int, int]:
+        """Bytes sent, received and sent again so far, over all incarnations."""
+        sent, received, resent = self._retired_bytes
+        shards = self._shards
+        return sent + shards.bytes_sent(), received + shards.bytes_received(), resent + shards.bytes_resent()
+
+    def job_settings(self) -> dict[str, str]:
+        """What the job says about the numbers that travel, for saved states."""
+        return {
+            "job_id": self._job.job_id,
+            "push_codec": self._job.push_codec,
+            "pull_codec": self._job.pull_codec,
+        }
+
+    def on_gradient(self, entry: int, gradient: torch.Tensor | None) -> None:
+        """A gradient is ready; may send it early. Never blocks."""
+        self._stager.on_gradient(entry, gradient)
+
+    def scale_early_by(self, factor: Callable[[], float]) -> None:
+        """See `Stager.scale_early_by`."""
+        self._stager.scale_early_by(factor)
+
+    def start(self) -> None:
+        """Enrols, initialises the servers if it falls to this worker, and pulls everything."""
+        try:
+            self._membership.check()
+            self._enrol_and_pull()
+        except ExpiredError:
+            self.rejoin()
+
+    def step(self, request: StepRequest) -> StepKind:
+        """One step on all shards; the newest values are in the model when it returns.
+
+        Raises:
+            RefusedError and others of protos/errors.py: a server refused the step; nothing of it counts there.
+            NonFiniteError: a gradient is not finite; the step was skipped.
+            ReplacedError, ServerLostError, ServerUnreachableError: this worker cannot go on.
+        """
+        try:
+            self._membership.check()
+            if not self._active and not self._activate():
+                return StepKind.TOO_OLD
+            return self._take_step(request)
+        except ExpiredError:
+            self.rejoin()
+            return StepKind.EXPIRED
+
+    def rejoin(self) -> None:
+        """A new incarnation: everything is pulled, the open step's gradient is dropped, the residual stays."""
+        logger.warning("worker %d joins again: its lease ran out", self._membership.worker_id)
+        self._stager.suspend()
+        self.encoder.discard(range(len(self.plan.blocks)))
+        for attempts_left in reversed(range(REJOIN_ATTEMPTS)):
+            self._shards.close()
+            self._retired_bytes = self.traffic()
+            self._active, self._step = False, 0
+            try:
+                self._membership.rejoin()
+                self._shards = self._new_shards()
+                return self._enrol_and_pull()
+            except ExpiredError:
+                if not attempts_left:
+                    raise
+
+    def pause(self) -> None:
+        """Stops counting until the next step."""
+        self._stager.suspend()
+        if self._active:
+            self._active = False
+            try:
+                self._membership.registrar.pause()
+            except ExpiredError:
+                logger.info("paused after the lease ran out")
+
+    def close(self) -> None:
+        """Ends streams and threads."""
+        self._stager.close()
+        self._shards.close()
+
+    # ---- where the stager's messages go (see staging.FrameSink) ----
+
+    def send(self, shard: int, message: bytes) -> None:
+        self._shards.send(shard, message)
+
+    def restart(self) -> None:
+        self._shards.restart()
+
+    # ---- life ----
+
+    def _new_shards(self) -> ShardGroup:
+        hello = Hello(
+            job_id=self._job.job_id,
+            worker_id=self._membership.worker_id,
+            incarnation=self._membership.incarnation,
+            plan_fingerprint=self.plan.fingerprint,
+        )
+        return ShardGroup(self._job, hello, self._held.take)
+
+    def _fail(self, error: FencedError) -> None:
+        self._shards.fail(error)
+
+    def _enrol_and_pull(self) -> None:
+        started, grant = False, 0
+        while True:
+            answer = self._membership.registrar.enrol(self.plan.to_message(), self._optimizer)
+            if not started:
+                self._shards.start()
+                started = True
+            if answer.state == EnrolResponse.STATE_READY:
+                break
+            if answer.grant != grant:
+                grant = answer.grant
+                upload_initial_values(self.plan, self._memory, self._shards, grant, self._message_bytes)
+            self._shards.check()
+            time.sleep(ASK_AGAIN_SECONDS)
+        self.clock = answer.clock
+        self._pull(range(self.plan.num_shards), everything=True)
+
+    def _activate(self) -> bool:
+        """Counts from now on. False if the gradient at hand is too old: the newest values are pulled instead."""
+        answer = self._membership.registrar.activate(self.position.own_clock)
+        self._active = True
+        fresh = True
+        if self._job.mode == Mode.MODE_SYNC:
+            fresh = self.position.round >= answer.first_round - 1
+            while self.position.round < answer.first_round - 1:
+                self._pull(range(self.plan.num_shards))
+                if self.position.round < answer.first_round - 1:
+                    time.sleep(ASK_AGAIN_SECONDS)
+            self._round_due = max(answer.first_round, self.position.round + 1)
+        elif self._job.mode == Mode.MODE_BOUNDED:
+            fresh = answer.clock - self.position.smallest_clock <= self._job.staleness_bound
+            if not fresh:
+                self._pull(range(self.plan.num_shards))
+        self._open_step()
+        return fresh
+
+    # ---- pulls ----
+
+    def _pull(self, shards: Sequence[int], everything: bool = False) -> None:
+        self._stager.suspend()
+        self._held.expect()
+        self._num_pulls += 1
+        pulls = {}
+        for shard in shards:
+            base = [] if everything else self._held.versions(shard)
+            message = WorkerMessage(pull=Pull(request=self._num_pulls, base_versions=base))
+            pulls[shard] = OpenPull(self._num_pulls, message.SerializeToString())
+        self._shards.begin(pulls)
+        self._shards.wait()
+        self._held.complete()
+        self.position.note([pull.pull_done for pull in pulls.values() if pull.pull_done is not None])
+
+    def _level(self, rounds: Sequence[int]) -> None:
+        """After a late step shards may have answered with different rounds: pulls again from those behind."""
+        newest = list(rounds)
+        for _ in range(LEVELLING_PULLS):
+            for shard, round_number in enumerate(newest):
+                if round_number < max(newest):
+                    self._pull([shard])
+                    newest[shard] = self.position.round
+        self.position.round = max(newest)
+
+    # ---- steps ----
+
+    def _open_step(self) -> None:
+        step = self._step + 1
+        self._shards.begin({shard: OpenStep(step) for shard in range(self.plan.num_shards)})
+        self._stager.open(step, step_seed(self._job.seed, self._membership.worker_id, step))
+
+    def _take_step(self, request: StepRequest) -> StepKind:
+        started = time.perf_counter()
+        frames = self._stage(request)
+        staged_at = time.perf_counter()
+        self._held.expect()
+        for shard in range(self.plan.num_shards):
+            key = self._step + 1, self._round_due
+            commit = commit_of(shard, request, frames, self._held.versions(shard), key)
+            self._shards.commit(shard, WorkerMessage(commit=commit).SerializeToString())
+        try:
+            self._shards.wait()
+        except BaseException:
+            self._settle(frames)
+            raise
+        self._held.complete()
+        self._count_time(staged_at - started, time.perf_counter() - staged_at)
+        return self._end_step(frames)
+
+    def _stage(self, request: StepRequest) -> StagedFrames:
+        if request.skip:
+            return StagedFrames.of_skip(self.plan, self._stager.abandon())
+        try:
+            staged = self._stager.finish(request.gradients, request.factor, request.unchanged)
+        except NonFiniteError as error:
+            # The others may wait for this step: it takes part as a skip, and then the caller learns.
+            return StagedFrames.of_skip(self.plan, self._stager.abandon(), error)
+        return StagedFrames.of_gradients(self.plan, staged, self._settings.clip_norm)
+
+    def _settle(self, frames: StagedFrames) -> list[Outcome]:
+        """The residual follows each shard's own answer; without one the gradient is dropped."""
+        self._stager.settled()
+        outcomes = []
+        for shard, client in enumerate(self._shards.clients):
+            exchange = client.exchange
+            outcome = exchange.outcome if isinstance(exchange, OpenStep) else None
+            if outcome is not None and outcome.kind == Outcome.KIND_APPLIED:
+                self.encoder.commit(frames.blocks[shard])
+            else:
+                self.encoder.discard(self.plan.blocks_of_shard[shard])
+            if outcome is not None:
+                outcomes.append(outcome)
+        return outcomes
+
+    def _end_step(self, frames: StagedFrames) -> StepKind:
+        outcomes = self._settle(frames)
+        exchanges = [client.exchange for client in self._shards.clients]
+        answers = [e.pull_done for e in exchanges if isinstance(e, OpenStep) and e.pull_done is not None]
+        self._step += 1
+        self.position.note(answers)
+        if self._job.mode == Mode.MODE_SYNC:
+            self._level([answer.round for answer in answers])
+            self._round_due = self.position.round + 1
+        self._open_step()
+        if frames.failure is not None:
+            raise frames.failure
+        return kind_of(outcomes)
+
+    def _count_time(self, encode_seconds: float, exchange_seconds: float) -> None:
+        """Decoding goes on in the shards' threads while this one waits."""
+        decode_seconds = self._held.take_decode_seconds() / self.plan.num_shards
+        self.timings.encode += encode_seconds
+        self.timings.decode += decode_seconds
+        self.timings.wait += max(0.0, exchange_seconds - decode_seconds)

@@ -1,0 +1,279 @@
+"""Gradients on their way to the shards: encoded by a pool of threads, early while backward still runs, or in `step()`.
+
+What is sent early is speculative. `finish` sends it again, under a higher attempt, unless every gradient is still the same
+tensor at the same version.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from ..compression.kernels import sum_of_squares
+from ..protos.errors import NonFiniteError
+from .bundle import Bundle
+from .gradient_encoder import GradientEncoder
+from .plan import PlanBlock, ShardingPlan
+from .tensor_memory import block_values
+from .wire import frames_message
+
+logger = logging.getLogger(__name__)
+
+FIRST_ATTEMPT = 1
+TASK_ELEMENTS = 1 << 22
+"""Elements that one task of the pool encodes at most, unless a single block is larger."""
+
+
+class FrameSink(Protocol):
+    """Where messages of frames go."""
+
+    def send(self, shard: int, message: bytes) -> None:
+        """Sends one more message of the open step."""
+
+    def restart(self) -> None:
+        """Forgets the open step's messages: a higher attempt begins."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagingSettings:
+    """How gradients are encoded and gathered."""
+
+    message_bytes: int
+    num_threads: int
+    early: bool
+    """Encode and send while backward runs."""
+    accumulate: int = 1
+    """Backward passes that make one step."""
+    measure_norm: bool = False
+    """Sum the squares of all gradients, for clipping."""
+
+
+@dataclass
+class Record:
+    """A gradient that is being, or has been, encoded for the open step."""
+
+    gradient: torch.Tensor
+    version: int
+    tasks: list["Future[None]"] = field(default_factory=list)
+
+    def still_is(self, gradient: torch.Tensor | None) -> bool:
+        return gradient is self.gradient and gradient._version == self.version
+
+
+@dataclass(frozen=True)
+class StagedStep:
+    """All gradients of a step are sent."""
+
+    attempt: int
+    entries: frozenset[int]
+    """Plan entries that had a gradient."""
+    squares: float
+    """Sum of squares of all gradients, in float64; 0 unless it was asked for."""
+
+
+class Stager:
+    """Encodes and sends the gradients of one step at a time.
+
+    `on_gradient` is called from autograd's threads and only enqueues; everything else from the training thread.
+    """
+
+    def __init__(
+        self, plan: ShardingPlan, encoder: GradientEncoder, sink: FrameSink, settings: StagingSettings
+    ) -> None:
+        self.num_restaged = 0
+        """Steps whose early frames were wrong and were sent again."""
+        self._plan = plan
+        self._encoder = encoder
+        self._sink = sink
+        self._settings = settings
+        self._early = settings.early
+        self._accepting = False
+        self._early_factor: Callable[[], float] = _one
+        self._pool = ThreadPoolExecutor(settings.num_threads, thread_name_prefix="pushpull-encode")
+        self._local = threading.local()
+        self._bundles: list[tuple[int, Bundle]] = []
+        self._lock = threading.Lock()
+        self._step = 0
+        self._seed = 0
+        self._attempt = FIRST_ATTEMPT
+        self._factor: float | None = None
+        self._records: dict[int, Record] = {}
+        self._num_backwards: dict[int, int] = {}
+        self._squares = np.zeros(len(plan.blocks), np.float64)
+
+    def scale_early_by(self, factor: Callable[[], float]) -> None:
+        """What gradients that are sent early are multiplied by; asked once a step, from the encoder's threads."""
+        self._early_factor = factor
+
+    def open(self, step: int, seed: int) -> None:
+        """A step begins: gradients may come. Opened a second time, it goes on under a higher attempt."""
+        self._attempt = self._attempt + 1 if step == self._step else FIRST_ATTEMPT
+        self._records, self._num_backwards = {}, {}
+        self._step, self._seed, self._factor = step, seed, None
+        self._accepting = self._early
+
+    def suspend(self) -> None:
+        """Takes no gradients until the next `open`; what was sent of the open step is dropped."""
+        self._accepting = False
+        self.abandon()
+
+    def on_gradient(self, entry: int, gradient: torch.Tensor | None) -> None:
+        """Autograd has accumulated into this gradient."""
+        if not self._accepting or gradient is None or gradient.is_sparse:
+            return
+        count = self._num_backwards[entry] = self._num_backwards.get(entry, 0) + 1
+        if count == self._settings.accumulate:
+            self._records[entry] = self._submit(entry, gradient, None)
+
+    def finish(self, gradients: Mapping[int, torch.Tensor], factor: float, unchanged: bool = True) -> StagedStep:
+        """Sends what was not sent early, or everything again where early frames are not these gradients times `factor`.
+
+        `gradients` by plan entry. `unchanged` false says that gradients changed without a trace.
+
+        Raises:
+            NonFiniteError: names the parameter; nothing of the step may be committed.
+        """
+        if self._records and not self._verified(gradients, factor, unchanged):
+            self._warn_and_stop_early()
+            self.abandon()
+        self._factor = factor
+        for entry, gradient in gradients.items():
+            if entry not in self._records:
+                self._records[entry] = self._submit(entry, gradient, factor)
+        self._collect()
+        for shard, bundle in self._bundles:
+            self._flush(shard, bundle)
+        blocks = [block.id for entry in gradients for block in self._plan.blocks_of_entry[entry]]
+        squares = float(self._squares[sorted(blocks)].sum()) if self._settings.measure_norm else 0.0
+        return StagedStep(self._attempt, frozenset(gradients), squares)
+
+    def abandon(self) -> int:
+        """Drops what was sent of the open step; returns the attempt that holds from now on."""
+        for record in self._records.values():
+            for task in record.tasks:
+                task.cancel()
+                if not task.cancelled():
+                    task.exception()
+        if self._records:
+            self._records = {}
+            self._attempt += 1
+            for _, bundle in self._bundles:
+                bundle.clear()
+            self._sink.restart()
+        return self._attempt
+
+    def settled(self) -> None:
+        """The open step has an outcome, or never will: forgets its gradients."""
+        self._accepting = False
+        self._records = {}
+
+    def close(self) -> None:
+        """Ends the pool."""
+        self._accepting = False
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _verified(self, gradients: Mapping[int, torch.Tensor], factor: float, unchanged: bool) -> bool:
+        same = all(record.still_is(gradients.get(entry)) for entry, record in self._records.items())
+        return unchanged and same and self._factor_used() == factor
+
+    def _warn_and_stop_early(self) -> None:
+        self.num_restaged += 1
+        self._early = self._accepting = False
+        logger.warning(
+            "gradients changed between backward and optimizer.step(), so they were sent again, and from now on they are sent "
+            "in step() only; worker.optimizer(..., clip_norm=..., accumulate=...) and optimizer.attach_scaler(scaler) keep "
+            "sending early"
+        )
+
+    def _submit(self, entry: int, gradient: torch.Tensor, factor: float | None) -> Record:
+        record = Record(gradient, gradient._version)
+        dense = gradient.to_dense() if gradient.is_sparse else gradient
+        ready = torch.cuda.current_stream(dense.device).record_event() if dense.is_cuda else None
+        for blocks in _portions(self._plan.blocks_of_entry[entry]):
+            record.tasks.append(self._pool.submit(self._encode, dense, blocks, factor, ready))
+        return record
+
+    def _encode(
+        self,
+        gradient: torch.Tensor,
+        blocks: list[PlanBlock],
+        factor: float | None,
+        ready: "torch.cuda.Event | None",
+    ) -> None:
+        if ready is not None:
+            ready.synchronize()
+        scale = np.float32(self._factor_used() if factor is None else factor)
+        for block in blocks:
+            bundle, bound = self._bundle_for(block.shard), self._encoder.bounds[block.id]
+            if not bundle.fits(bound):
+                self._flush(block.shard, bundle)
+            values = block_values(gradient, block)
+            if scale != 1.0:
+                values = values * scale
+            num_bytes = self._encoder.encode(block.id, values, bundle.room()[:bound], self._seed)
+            bundle.add(block.id, num_bytes)
+            if self._settings.measure_norm:
+                self._squares[block.id] = sum_of_squares(values)
+
+    def _collect(self) -> None:
+        """Waits for every task; the first failure by plan order is raised."""
+        failed: tuple[int, BaseException] | None = None
+        for entry in sorted(self._records):
+            for task in self._records[entry].tasks:
+                error = task.exception()
+                if error is not None and failed is None:
+                    failed = entry, error
+        if failed is None:
+            return
+        entry, error = failed
+        if isinstance(error, NonFiniteError):
+            raise NonFiniteError(
+                f"the gradient of parameter {self._plan.entries[entry].name} is not finite: {error}; lower the learning rate, "
+                "or use torch.amp.GradScaler with fp16"
+            ) from error
+        raise error
+
+    def _factor_used(self) -> float:
+        """The factor of this step's gradients. Frames that go out early and those of `finish` share it."""
+        with self._lock:
+            if self._factor is None:
+                self._factor = self._early_factor()
+            return self._factor
+
+    def _bundle_for(self, shard: int) -> Bundle:
+        own: dict[int, Bundle] | None = getattr(self._local, "bundles", None)
+        if own is None:
+            own = self._local.bundles = {}
+        if shard not in own:
+            largest = max(self._encoder.bounds[block] for block in self._plan.blocks_of_shard[shard])
+            own[shard] = Bundle(max(self._settings.message_bytes, largest))
+            with self._lock:
+                self._bundles.append((shard, own[shard]))
+        return own[shard]
+
+    def _flush(self, shard: int, bundle: Bundle) -> None:
+        if not bundle.empty:
+            got = bundle.take()
+            self._sink.send(shard, frames_message(self._step, self._attempt, got.blocks, got.lengths, got.payload))
+
+
+def _portions(blocks: Iterable[PlanBlock]) -> list[list[PlanBlock]]:
+    """Runs of blocks, each enough work for one task."""
+    portions: list[list[PlanBlock]] = []
+    room = 0
+    for block in blocks:
+        if block.num_elements > room:
+            portions.append([])
+            room = TASK_ELEMENTS
+        portions[-1].append(block)
+        room -= block.num_elements
+    return portions
+
+
+def _one() -> float:
+    return 1.0

@@ -1,0 +1,118 @@
+"""What a step says to the shards, and what their answers mean together. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..protos.common_pb2 import ParameterGroup
+from ..protos.errors import NonFiniteError, error_of
+from ..protos.shard_pb2 import Commit, Outcome, PullDone, Verdict
+from .plan import ShardingPlan
+from .recorder import StepKind
+from .staging import StagedStep
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRequest:
+    """Everything that only optimizer.step() knows."""
+
+    gradients: Mapping[int, torch.Tensor]
+    """By plan entry."""
+    groups: Sequence[ParameterGroup]
+    num_samples: float
+    lots: Sequence[int] = ()
+    factor: float = 1.0
+    """What gradients are multiplied by before they are encoded: one over the loss scale."""
+    unchanged: bool = True
+    """False: gradients may have changed since backward without a trace."""
+    skip: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagedFrames:
+    """What of a step has been sent ahead of its commit."""
+
+    attempt: int
+    blocks: Sequence[Sequence[int]]
+    """Blocks with a frame, by shard."""
+    absent: Sequence[Sequence[int]]
+    """Optimised blocks without one, by shard."""
+    apply: bool
+    scale: float = 1.0
+    """Clipping factor."""
+    failure: NonFiniteError | None = None
+    """Why this step is a skip although there were gradients."""
+
+    @classmethod
+    def of_skip(cls, plan: ShardingPlan, attempt: int, failure: NonFiniteError | None = None) -> "StagedFrames":
+        """A step without frames."""
+        nothing: list[list[int]] = [[] for _ in range(plan.num_shards)]
+        return cls(attempt=attempt, blocks=nothing, absent=nothing, apply=False, failure=failure)
+
+    @classmethod
+    def of_gradients(cls, plan: ShardingPlan, staged: StagedStep, clip_norm: float | None) -> "StagedFrames":
+        """A step with a frame for every block of the entries that have a gradient."""
+        blocks: list[list[int]] = [[] for _ in range(plan.num_shards)]
+        absent: list[list[int]] = [[] for _ in range(plan.num_shards)]
+        for block in plan.blocks:
+            if block.entry in staged.entries:
+                blocks[block.shard].append(block.id)
+            elif plan.entries[block.entry].group >= 0:
+                absent[block.shard].append(block.id)
+        scale = clipping_factor(clip_norm, staged.squares)
+        return cls(attempt=staged.attempt, blocks=blocks, absent=absent, apply=True, scale=scale)
+
+
+def clipping_factor(clip_norm: float | None, squares: float) -> float:
+    """What a gradient with this sum of squares is multiplied by, as torch's clip_grad_norm_ does it."""
+    return 1.0 if clip_norm is None else min(1.0, clip_norm / (squares**0.5 + 1e-6))
+
+
+def commit_of(
+    shard: int, request: StepRequest, frames: StagedFrames, base_versions: Sequence[int], key: tuple[int, int]
+) -> Commit:
+    """The commit for one shard; `key` is (step, round)."""
+    step, round_number = key
+    return Commit(
+        step=step,
+        attempt=frames.attempt,
+        num_frames=len(frames.blocks[shard]),
+        verdict=Verdict.VERDICT_APPLY if frames.apply else Verdict.VERDICT_SKIP,
+        num_samples=request.num_samples if frames.apply else 0.0,
+        scale=frames.scale,
+        groups=request.groups,
+        absent=frames.absent[shard],
+        base_versions=base_versions,
+        round=round_number,
+        lots=request.lots if shard == 0 else (),
+    )
+
+
+def kind_of(outcomes: Sequence[Outcome]) -> StepKind:
+    """What became of the step as a whole; raises the first refusal."""
+    for outcome in outcomes:
+        if outcome.kind == Outcome.KIND_REFUSED:
+            raise error_of(outcome.code, outcome.message)
+    kinds = {outcome.kind for outcome in outcomes}
+    if Outcome.KIND_LATE in kinds:
+        return StepKind.LATE
+    return StepKind.APPLIED if Outcome.KIND_APPLIED in kinds else StepKind.SKIPPED
+
+
+@dataclass
+class Position:
+    """Where this worker stands in the job, by the answers to its pulls."""
+
+    round: int = 0
+    """Sync: the round that every block it holds is of, or newer."""
+    smallest_clock: int = 0
+    """Bounded and async: the slowest member's clock when the held values were sent."""
+    own_clock: int = 0
+    """Never goes back."""
+
+    def note(self, answers: Sequence[PullDone]) -> None:
+        """Takes the ends of pulls, one for each shard that was asked."""
+        self.round = min(answer.round for answer in answers)
+        self.smallest_clock = min(answer.smallest_clock for answer in answers)
+        self.own_clock = max(self.own_clock, *(answer.clock for answer in answers))

@@ -1,0 +1,90 @@
+"""The model's memory seen as blocks: gradients are read from it, pulled values are written into it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..compression.frame import Frame
+from .plan import PlanBlock, ShardingPlan
+
+Floats = NDArray[np.float32]
+
+
+class TensorMemory:
+    """The live tensors behind a plan's entries.
+
+    `write` may be called from several threads for different blocks, between `refresh` and `publish`, which the training
+    thread calls. Tensors change only in between.
+    """
+
+    def __init__(self, plan: ShardingPlan, tensors: Sequence[torch.Tensor]) -> None:
+        self.tensors = tuple(tensors)
+        self._plan = plan
+        self._flat: list[Floats | None] = [None] * len(self.tensors)
+        self._written: set[int] = set()
+
+    def refresh(self) -> None:
+        """Looks again where the tensors lie: a model may be moved between steps."""
+        self._flat = [_writable_view(tensor) for tensor in self.tensors]
+
+    def write(self, block: PlanBlock, frame: Frame) -> None:
+        """Replaces a block's values by a frame's."""
+        flat = self._flat[block.entry]
+        if flat is not None and block.span is not None:
+            frame.decode_into(flat[slice(*block.span)])
+            self._written.add(block.entry)
+            return
+        values = np.empty(block.num_elements, np.float32)
+        frame.decode_into(values)
+        self.copy(block, values)
+
+    def copy(self, block: PlanBlock, values: Floats) -> None:
+        """Replaces a block's values by others, float32 [n]."""
+        flat = self._flat[block.entry]
+        if flat is not None and block.span is not None:
+            flat[slice(*block.span)] = values
+            self._written.add(block.entry)
+            return
+        with torch.no_grad():
+            block_of(self.tensors[block.entry], block).copy_(torch.from_numpy(values).view(block.sizes))
+
+    def publish(self) -> None:
+        """Tells autograd which tensors were written through their memory."""
+        for entry in self._written:
+            torch.autograd.graph.increment_version(self.tensors[entry])
+        self._written.clear()
+
+    def values(self, block: PlanBlock) -> Floats:
+        """A block's values now: float32, contiguous."""
+        return block_values(self.tensors[block.entry], block)
+
+
+def block_of(tensor: torch.Tensor, block: PlanBlock) -> torch.Tensor:
+    """The block as a view, in its own shape."""
+    view = tensor.detach()
+    for dimension, (offset, size) in enumerate(zip(block.offsets, block.sizes, strict=True)):
+        if size != view.shape[dimension]:
+            view = view.narrow(dimension, offset, size)
+    return view
+
+
+def block_values(tensor: torch.Tensor, block: PlanBlock) -> Floats:
+    """The block's elements as contiguous float32 [n] in CPU memory: a view where they lie so already, else a copy."""
+    if block.span is not None and tensor.is_contiguous():
+        part = tensor.detach().view(-1)[slice(*block.span)]
+    else:
+        part = block_of(tensor, block).reshape(-1)
+    if part.is_cuda:
+        pinned = torch.empty(part.shape, dtype=part.dtype, pin_memory=True)
+        part = pinned.copy_(part)
+    values: Floats = part.to(device="cpu", dtype=torch.float32).contiguous().numpy()
+    return values
+
+
+def _writable_view(tensor: torch.Tensor) -> Floats | None:
+    if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or not tensor.is_contiguous():
+        return None
+    flat: Floats = tensor.detach().view(-1).numpy()
+    return flat

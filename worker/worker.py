@@ -1,0 +1,297 @@
+"""The worker that a training script holds."""
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ..compression.spec import parse_codec
+from ..compression.warm_up import warm_up
+from ..protos.common_pb2 import JobSpecification, Mode
+from ..protos.errors import ExpiredError, SettingError
+from ..protos.registrar_pb2 import DealRequest, DealResponse
+from .config import WorkerConfig, worker_config
+from .data_ledger import DataLedger
+from .expectations import check_expectations
+from .membership import Membership
+from .metrics import MetricsEndpoint, WorkerMetrics
+from .model_table import model_table
+from .optimizer import OptimizerParts, RemoteOptimizer
+from .optimizer_values import check_supported, optimizer_specification
+from .plan import make_plan
+from .recorder import Recorder
+from .registrar_client import RegistrarClient
+from .replica import Replica, ReplicaSettings
+from .share import DataCalls, loader_of, share_dealt, share_strided, shared_epoch
+from .tensor_memory import TensorMemory
+
+logger = logging.getLogger(__name__)
+
+MOST_ENCODER_THREADS = 2
+
+Params = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
+
+
+def connect(
+    servers: str | Sequence[str] | None = None,
+    worker_id: int | None = None,
+    *,
+    metrics_listen: str | None = None,
+    patience_seconds: float = 60.0,
+    **expected: object,
+) -> "Worker":
+    """Joins a job. What is not given comes from the environment that `pushpull launch` and `pushpull worker` set.
+
+    Args:
+        servers: host:port of each shard, shard 0 first, as a list or joined by commas. Shard 0 alone is enough.
+        worker_id: a number of this worker that stays the same over restarts; default: the smallest free one.
+        metrics_listen: host:port of the Prometheus endpoint.
+        patience_seconds: how long to try to reach shard 0.
+        expected: settings that the job must have, e.g. push_codec="int8"; a difference is refused.
+
+    Raises:
+        ServerUnreachableError: names the address.
+        SettingError: names the argument.
+    """
+    config = worker_config(servers, worker_id, metrics_listen, patience_seconds)
+    return Worker(config, expected)
+
+
+class Worker:
+    """One data-parallel replica in a job. Use it in a `with` block: leaving the block leaves the job."""
+
+    def __init__(self, config: WorkerConfig, expected: Mapping[str, object]) -> None:
+        self._metrics = WorkerMetrics()
+        self._endpoint = (
+            MetricsEndpoint(config.metrics_listen, self._metrics.registry) if config.metrics_listen else None
+        )
+        self._recorder = Recorder(self._metrics)
+        self._ledger = DataLedger()
+        self._registrar = RegistrarClient(config.servers[0], config.patience_seconds, "patience_seconds")
+        self._optimizer: RemoteOptimizer | None = None
+        self._replica: Replica | None = None
+        self._epoch = 0
+        self._closed = False
+        self._old_sigterm: Any = None
+        try:
+            self._membership = Membership(self._registrar, config.worker_id, self._recorder.report)
+        except BaseException:
+            self._close_quietly()
+            raise
+        try:
+            check_expectations(self._membership.job, expected)
+        except BaseException as error:
+            self.close(str(error))
+            raise
+
+    @property
+    def id(self) -> int:
+        """A small integer that stays the same over restarts of this worker."""
+        return self._membership.worker_id
+
+    @property
+    def num_workers(self) -> int:
+        """Workers in the job at this moment, as far as this one knows."""
+        return max(1, self._membership.num_workers)
+
+    @property
+    def job(self) -> JobSpecification:
+        """The job's settings."""
+        return self._membership.job
+
+    @property
+    def clock(self) -> int:
+        """The job's clock when this worker came in: what schedulers are advanced to. 0 before `optimizer()`."""
+        return 0 if self._replica is None else self._replica.clock
+
+    @property
+    def metrics_address(self) -> str | None:
+        """host:port of the Prometheus endpoint, if there is one."""
+        return None if self._endpoint is None else self._endpoint.address
+
+    def optimizer(
+        self,
+        model: torch.nn.Module,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.AdamW,
+        *,
+        params: Params | None = None,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        **kwargs: Any,
+    ) -> RemoteOptimizer:
+        """Replaces `optimizer_class(model.parameters(), **kwargs)`; the servers run it.
+
+        The first worker's model initialises the servers; every model holds the servers' values on return.
+
+        Args:
+            model: all ranks of a job must build the same one.
+            optimizer_class: SGD, Adam, AdamW, Adagrad or RMSprop of torch.optim.
+            params: parameters or parameter groups, as torch takes them; default: all of the model.
+            accumulate: backward passes that make one step.
+            clip_norm: largest norm of this worker's gradient over all parameters.
+            kwargs: the optimizer's own.
+
+        Raises:
+            SettingError: a model or optimizer that cannot be trained this way.
+            PlanMismatchError, OptimizerMismatchError: other workers have another; names the first difference.
+        """
+        if self._optimizer is not None:
+            raise SettingError(
+                "this worker has an optimizer already; a job has one optimizer (give it all parameter groups)"
+            )
+        if accumulate < 1 or (clip_norm is not None and clip_norm <= 0):
+            raise SettingError(f"accumulate={accumulate} must be at least 1 and clip_norm={clip_norm} positive")
+        check_supported(optimizer_class)
+        # torch's own constructor judges the arguments and fills in the defaults.
+        template = optimizer_class(model.parameters() if params is None else params, **kwargs)
+        table = model_table(model, template.param_groups)
+        specification = optimizer_specification(optimizer_class, template.param_groups, template.defaults)
+        for codec in (self.job.push_codec, self.job.pull_codec):
+            warm_up(parse_codec(codec))
+        plan = make_plan(table.entries, self.job.num_shards, self.job.block_elements)
+        settings = ReplicaSettings(
+            accumulate=accumulate, clip_norm=clip_norm, num_encoder_threads=_num_encoder_threads()
+        )
+        memory = TensorMemory(plan, table.tensors)
+        replica = Replica(self._membership, plan, memory, specification, table.num_parameters, settings)
+        try:
+            replica.start()
+        except BaseException:
+            replica.close()
+            raise
+        self._replica = replica
+        self._metrics.watch_residual(replica.encoder.residual_norm)
+        parts = OptimizerParts(table, replica, self._ledger, self._recorder)
+        self._optimizer = RemoteOptimizer(template.param_groups, template.defaults, parts)
+        return self._optimizer
+
+    def share(
+        self, data: "DataLoader[Any] | Dataset[Any]", *, batch_size: int | None = None, shuffle: bool = True
+    ) -> Iterator[Any]:
+        """One epoch of this worker's batches: the data are divided between the workers that are there.
+
+        `batch_size` is per worker, as with DistributedDataParallel. Call it once for each epoch, on every worker, with the
+        same data set. `batch_size` and `shuffle` are for data sets; a DataLoader has its own.
+        """
+        loader = loader_of(data, batch_size, shuffle)
+        epoch, self._epoch = self._epoch, self._epoch + 1
+        dealt = shared_epoch(loader, epoch, self.job.seed)
+        if dealt is not None:
+            return share_dealt(dealt, self._data_calls(), self._ledger)
+        logger.warning(
+            "worker.share() cannot address these data by index: each worker takes every %d-th batch, and a change in "
+            "the number of workers may repeat or skip some",
+            self.num_workers,
+        )
+        return share_strided(loader, (self.id, lambda: self.num_workers), self._data_calls(), self._ledger)
+
+    def log(self, **metrics: Any) -> None:
+        """Reports numbers (or tensors of one element) for the job's display and summary; `loss` also to Prometheus."""
+        values = {name: _number(value) for name, value in metrics.items()}
+        self._recorder.log(values)
+        if "loss" in values:
+            self._metrics.loss(values["loss"])
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Nobody waits for this worker inside the block: for long evaluation or saving. The next step counts again."""
+        self._stop_counting()
+        yield
+
+    def close(self, failure: str = "") -> None:
+        """Leaves the job; `failure` says what went wrong, if anything."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._optimizer is not None:
+            self._optimizer.detach()
+        if self._replica is not None:
+            self._replica.close()
+        self._membership.leave(failure)
+        self._close_quietly()
+
+    def __enter__(self) -> "Worker":
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if in_main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            self._old_sigterm = signal.signal(signal.SIGTERM, _end_process)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._old_sigterm is not None:
+            signal.signal(signal.SIGTERM, self._old_sigterm)
+            self._old_sigterm = None
+        self.close(_failure_text(error))
+
+    # ---- inside ----
+
+    def _data_calls(self) -> DataCalls:
+        return DataCalls(
+            deal=self._deal,
+            skip_step=self._skip_step,
+            pause=self._stop_counting,
+            out_of_data=self._out_of_data,
+        )
+
+    def _deal(self, request: DealRequest) -> DealResponse:
+        try:
+            return self._registrar.deal(request)
+        except ExpiredError:
+            if request.leave_epoch:
+                raise
+            self._come_back()
+            return self._registrar.deal(request)
+
+    def _come_back(self) -> None:
+        """The lease ran out while user code was busy: everything dealt before is somebody else's now."""
+        self._ledger.forget_dealt()
+        if self._replica is None:
+            self._membership.rejoin()
+        else:
+            self._replica.rejoin()
+
+    def _skip_step(self) -> bool:
+        if self._optimizer is None:
+            raise SettingError("worker.optimizer(model, ...) must come before the loop over worker.share(...)")
+        return self._optimizer.skip_step()
+
+    def _out_of_data(self) -> None:
+        # Nobody else's round waits for this worker: with bounded staleness its clock would.
+        if self.job.mode == Mode.MODE_BOUNDED:
+            self._stop_counting()
+
+    def _stop_counting(self) -> None:
+        if self._replica is not None:
+            self._replica.pause()
+
+    def _close_quietly(self) -> None:
+        self._registrar.close()
+        if self._endpoint is not None:
+            self._endpoint.close()
+
+
+def _number(value: Any) -> float:
+    return float(value.detach()) if isinstance(value, torch.Tensor) else float(value)
+
+
+def _num_encoder_threads() -> int:
+    return max(1, min(MOST_ENCODER_THREADS, (os.cpu_count() or 1) // 2))
+
+
+def _failure_text(error: BaseException | None) -> str:
+    """What the registrar is told; a process that was asked to end has not failed."""
+    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0, 128 + signal.SIGTERM)):
+        return ""
+    return f"{type(error).__name__}: {error}"
+
+
+def _end_process(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
