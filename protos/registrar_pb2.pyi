@@ -174,7 +174,7 @@ class HeartbeatResponse(_message.Message):
     def __init__(self, num_workers: _Optional[int] = ...) -> None: ...
 
 class DealRequest(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "epoch", "dataset_size", "batch_size", "drop_last", "num_lots", "leave_epoch", "returned_lots")
+    __slots__ = ("worker_id", "incarnation", "epoch", "dataset_size", "batch_size", "drop_last", "num_lots", "leave_epoch")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -183,7 +183,6 @@ class DealRequest(_message.Message):
     DROP_LAST_FIELD_NUMBER: _ClassVar[int]
     NUM_LOTS_FIELD_NUMBER: _ClassVar[int]
     LEAVE_EPOCH_FIELD_NUMBER: _ClassVar[int]
-    RETURNED_LOTS_FIELD_NUMBER: _ClassVar[int]
     worker_id: int
     incarnation: int
     epoch: int
@@ -192,8 +191,7 @@ class DealRequest(_message.Message):
     drop_last: bool
     num_lots: int
     leave_epoch: bool
-    returned_lots: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., epoch: _Optional[int] = ..., dataset_size: _Optional[int] = ..., batch_size: _Optional[int] = ..., drop_last: _Optional[bool] = ..., num_lots: _Optional[int] = ..., leave_epoch: _Optional[bool] = ..., returned_lots: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., epoch: _Optional[int] = ..., dataset_size: _Optional[int] = ..., batch_size: _Optional[int] = ..., drop_last: _Optional[bool] = ..., num_lots: _Optional[int] = ..., leave_epoch: _Optional[bool] = ...) -> None: ...
 
 class Lot(_message.Message):
     __slots__ = ("id", "epoch", "first", "size")
@@ -481,16 +479,18 @@ class StepStaged(_message.Message):
     def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., step: _Optional[int] = ..., round: _Optional[int] = ..., apply: _Optional[bool] = ..., num_samples: _Optional[float] = ..., scale: _Optional[float] = ..., groups: _Optional[_Iterable[_Union[_common_pb2.ParameterGroup, _Mapping]]] = ..., lots: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StepRefused(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "step", "code")
+    __slots__ = ("worker_id", "incarnation", "step", "code", "lots")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
+    LOTS_FIELD_NUMBER: _ClassVar[int]
     worker_id: int
     incarnation: int
     step: int
     code: _common_pb2.ErrorCode
-    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., step: _Optional[int] = ..., code: _Optional[_Union[_common_pb2.ErrorCode, str]] = ...) -> None: ...
+    lots: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., step: _Optional[int] = ..., code: _Optional[_Union[_common_pb2.ErrorCode, str]] = ..., lots: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StepSettled(_message.Message):
     __slots__ = ("worker_id", "incarnation", "step", "applied", "lots", "lots_done")

@@ -52,7 +52,6 @@ class DataDealer:
             SettingError: the data set has another size than another worker's.
         """
         worker = request.worker_id
-        self.give_back(list(request.returned_lots))
         if request.leave_epoch:
             self._leave(worker, request.epoch)
             return DealResponse(state=DealResponse.STATE_OVER)

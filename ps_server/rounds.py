@@ -75,6 +75,7 @@ class Rounds:
             round_number = self.closed + 1
             step = self._pending[key] = PendingStep(report.step, round_number, False, 0.0, 1.0, [])
         if step.step == report.step:
+            step.lots = step.lots or list(report.lots)
             step.refused = True
             step.apply = False
 

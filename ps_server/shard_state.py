@@ -50,6 +50,8 @@ class ShardState:
         self.membership = Membership()
         self.counters = Counters()
         self.round = 0
+        """Newest round that is applied."""
+        self._round_decided = 0
         self.ready = False
         """Initial values are valid."""
         self._ledgers: dict[Key, StepLedger] = {}
@@ -150,9 +152,11 @@ class ShardState:
         if open_step.refusal is not None:
             return self._settle_refused(ledger, open_step)
         if self._policy.waits_for_round:
-            if commit.round <= self.round:
-                return [*self._settle(ledger, Outcome.KIND_LATE), *self._answer()]
-            return [self._staged_report(ledger, commit)]
+            # Told even when it is late: the registrar gives the step's data back.
+            report = self._staged_report(ledger, commit)
+            if commit.round <= self._round_decided:
+                return [report, *self._settle(ledger, Outcome.KIND_LATE), *self._answer()]
+            return [report]
         if commit.verdict == Verdict.VERDICT_SKIP:
             return [*self._settle(ledger, Outcome.KIND_SKIPPED), *self._answer()]
         return [Run(self._job_of_step(ledger, open_step, commit, base))]
@@ -184,8 +188,9 @@ class ShardState:
 
     def close(self, record: RoundRecord) -> list[Effect]:
         """The registrar closed a round: apply exactly these contributions. A repeated record changes nothing."""
-        if record.round <= self.round:
+        if record.round <= self._round_decided:
             return []
+        self._round_decided = record.round
         appliers = [c for c in record.contributions if c.apply]
         total = sum(c.num_samples for c in appliers)
         settles: dict[Key, Outcome.Kind] = {}
@@ -373,6 +378,7 @@ class ShardState:
                             incarnation=ledger.incarnation,
                             step=step.step,
                             code=step.refusal[0],
+                            lots=step.commit.lots if step.commit is not None else (),
                         )
                     )
                 )

@@ -46,20 +46,20 @@ class HeldValues:
         self._memory.publish()
         self._complete = True
 
-    def take(self, shard: int, values: Values) -> None:
-        """Decodes one message of values into the tensors.
+    def take(self, shard: int, values: Values, payload: memoryview) -> None:
+        """Decodes one message of values, whose frames are `payload`, into the tensors.
 
         Raises:
             FrameError, NonFiniteError: not a valid frame of its block.
             BadRequestError: a message that does not fit the plan.
         """
         started = time.perf_counter()
-        self._check(shard, values)
-        view, first = memoryview(values.payload), 0
+        self._check(shard, values, payload)
+        first = 0
         for number, version, length in zip(values.blocks, values.versions, values.lengths, strict=True):
             block = self._plan.blocks[number]
             if not (self._complete and block.entry >= self._num_parameters):
-                frame = parse_frame(view[first : first + length], block.num_elements)
+                frame = parse_frame(payload[first : first + length], block.num_elements)
                 if values.delta:
                     self._receiver.add(block, frame, int(version) - int(self._versions[number]))
                 else:
@@ -75,11 +75,11 @@ class HeldValues:
             seconds, self._decode_seconds = self._decode_seconds, 0.0
         return seconds
 
-    def _check(self, shard: int, values: Values) -> None:
+    def _check(self, shard: int, values: Values, payload: memoryview) -> None:
         if not len(values.blocks) == len(values.versions) == len(values.lengths):
             raise BadRequestError(f"shard {shard} sent values whose lists differ in length")
-        if sum(values.lengths) != len(values.payload):
-            raise FrameError(f"shard {shard} sent {len(values.payload)} bytes for frames of {sum(values.lengths)}")
+        if sum(values.lengths) != payload.nbytes:
+            raise FrameError(f"shard {shard} sent {payload.nbytes} bytes for frames of {sum(values.lengths)}")
         _check_owner(self._plan, shard, values.blocks)
 
 

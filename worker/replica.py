@@ -235,7 +235,8 @@ class Replica:
                     time.sleep(ASK_AGAIN_SECONDS)
             self._round_due = max(answer.first_round, self.position.round + 1)
         elif self._job.mode == Mode.MODE_BOUNDED:
-            fresh = answer.clock - self.position.smallest_clock <= self._job.staleness_bound
+            pulled_at = max(self.position.own_clock, self.position.smallest_clock)
+            fresh = answer.clock - pulled_at <= self._job.staleness_bound
             if not fresh:
                 self._pull(range(self.plan.num_shards))
         self._open_step()

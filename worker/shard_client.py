@@ -17,10 +17,11 @@ from ..protos.errors import (
     ServerUnreachableError,
     error_of_call,
 )
-from ..protos.shard_pb2 import Hello, ShardMessage, Values, Welcome, WorkerMessage
+from ..protos.shard_pb2 import Hello, Values, Welcome, WorkerMessage
 from .channel import open_channel
 from .open_exchange import OpenExchange, OpenStep, OpenUpload
 from .retry import Patience
+from .wire import Received, receive
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,9 @@ class ShardClient:
     `exchange` may be done or `error` is set. An error is final for this incarnation.
     """
 
-    def __init__(self, target: ShardTarget, on_values: Callable[[Values], None], notify: Callable[[], None]) -> None:
+    def __init__(
+        self, target: ShardTarget, on_values: Callable[[Values, memoryview], None], notify: Callable[[], None]
+    ) -> None:
         self.target = target
         self.error: PushpullError | None = None
         self.traffic = Traffic()
@@ -84,7 +87,7 @@ class ShardClient:
         self._open = self._channel.stream_stream(
             EXCHANGE_METHOD,
             request_serializer=lambda message: message,
-            response_deserializer=ShardMessage.FromString,
+            response_deserializer=receive,
         )
         self._thread = threading.Thread(target=self._run, name=f"pushpull-shard-{target.shard}", daemon=True)
 
@@ -173,12 +176,13 @@ class ShardClient:
         if self._closing.is_set():
             call.cancel()
         try:
-            for message in call:
+            for received in call:
+                message = received.message
                 if message.HasField("welcome"):
                     patience.succeeded()
                     self._welcomed(message.welcome, requests)
                 else:
-                    self._dispatch(message)
+                    self._dispatch(received)
         finally:
             with self._lock:
                 self._requests = self._call = None
@@ -201,10 +205,11 @@ class ShardClient:
         if reconnected:
             self.traffic.bytes_resent += sum(map(len, pending))
 
-    def _dispatch(self, message: ShardMessage) -> None:
+    def _dispatch(self, received: Received) -> None:
+        message = received.message
         if message.HasField("values"):
-            self.traffic.bytes_received += len(message.values.payload)
-            self._on_values(message.values)
+            self.traffic.bytes_received += received.payload.nbytes
+            self._on_values(message.values, received.payload)
             return
         exchange = self._exchange
         if exchange is None:

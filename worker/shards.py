@@ -13,7 +13,9 @@ from .shard_client import ShardClient, ShardTarget
 class ShardGroup:
     """The streams of one incarnation of this worker."""
 
-    def __init__(self, job: JobSpecification, hello: Hello, on_values: Callable[[int, Values], None]) -> None:
+    def __init__(
+        self, job: JobSpecification, hello: Hello, on_values: Callable[[int, Values, memoryview], None]
+    ) -> None:
         self._changed = threading.Condition()
         self._error: PushpullError | None = None
         self.clients = [
@@ -100,5 +102,7 @@ def _addressed(hello: Hello, shard: int) -> Hello:
     return own
 
 
-def _for_shard(on_values: Callable[[int, Values], None], shard: int) -> Callable[[Values], None]:
-    return lambda values: on_values(shard, values)
+def _for_shard(
+    on_values: Callable[[int, Values, memoryview], None], shard: int
+) -> Callable[[Values, memoryview], None]:
+    return lambda values, payload: on_values(shard, values, payload)

@@ -1,10 +1,12 @@
-"""Messages of frames, serialised once: the same bytes are sent again when a connection is lost."""
+"""Messages of frames. Ours are serialised once: the same bytes are sent again when a connection is lost."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from ..protos.shard_pb2 import Frames, InitialValues, WorkerMessage
+from ..protos.payloads import join_payload, split_payload
+from ..protos.shard_pb2 import Frames, InitialValues, ShardMessage, Values, WorkerMessage
 
-LENGTH_DELIMITED = 2
+_VALUES = {ShardMessage.VALUES_FIELD_NUMBER: Values.PAYLOAD_FIELD_NUMBER}
 
 
 def frames_message(
@@ -12,13 +14,15 @@ def frames_message(
 ) -> bytes:
     """A serialised `WorkerMessage` with `Frames`; the payload is copied once."""
     head = Frames(step=step, attempt=attempt, blocks=blocks, lengths=lengths)
-    return _enclosed(WorkerMessage.FRAMES_FIELD_NUMBER, head.SerializeToString(), Frames.PAYLOAD_FIELD_NUMBER, payload)
+    return join_payload(
+        WorkerMessage.FRAMES_FIELD_NUMBER, head.SerializeToString(), Frames.PAYLOAD_FIELD_NUMBER, payload
+    )
 
 
 def initial_values_message(grant: int, blocks: Sequence[int], lengths: Sequence[int], payload: memoryview) -> bytes:
     """A serialised `WorkerMessage` with `InitialValues`; the payload is copied once."""
     head = InitialValues(grant=grant, blocks=blocks, lengths=lengths)
-    return _enclosed(
+    return join_payload(
         WorkerMessage.INITIAL_VALUES_FIELD_NUMBER,
         head.SerializeToString(),
         InitialValues.PAYLOAD_FIELD_NUMBER,
@@ -26,21 +30,16 @@ def initial_values_message(grant: int, blocks: Sequence[int], lengths: Sequence[
     )
 
 
-def _enclosed(field: int, head: bytes, payload_field: int, payload: memoryview) -> bytes:
-    """Protobuf's wire format: fields may come in any order, so the payload goes behind the rest of its message."""
-    payload_head = _tag(payload_field) + _varint(payload.nbytes)
-    size = len(head) + len(payload_head) + payload.nbytes
-    return b"".join((_tag(field), _varint(size), head, payload_head, payload))
+@dataclass(frozen=True)
+class Received:
+    """One message of a shard, parsed but for its payload, which stays where the transport put it."""
+
+    message: ShardMessage
+    payload: memoryview
+    """Frames, one behind the other; empty if the message has none."""
 
 
-def _tag(field: int) -> bytes:
-    return _varint(field << 3 | LENGTH_DELIMITED)
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+def receive(data: bytes) -> Received:
+    """Deserializer of `ShardMessage`."""
+    rest, payload = split_payload(data, _VALUES)
+    return Received(ShardMessage.FromString(rest), payload)

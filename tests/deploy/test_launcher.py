@@ -155,7 +155,7 @@ def test_a_killed_server_ends_the_run_at_once_and_is_named(launch: Callable[...,
     status, summary = run.end()
     assert status == 1
     assert summary["success"] is False
-    assert f"Server {shard} at 127.0.0.1:" in summary["error"]
+    assert f"Shard {shard} at 127.0.0.1:" in summary["error"]
     assert "was killed by SIGKILL" in summary["error"]
     assert summary["failures"] == 0  # the workers were stopped; they did not fail
     assert time.monotonic() - before < 20.0

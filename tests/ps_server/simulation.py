@@ -239,7 +239,7 @@ class Simulation:
             num_samples=self.num_samples[worker.id],
             scale=1.0,
             groups=self.optimizer.groups,
-            round=worker.rounds[number] + 1,
+            round=max(worker.rounds) + 1,
         )
         return frames, commit
 

@@ -161,9 +161,9 @@ def test_a_late_worker_starts_from_the_servers_state_and_holds_nobody_up(
 ) -> None:
     run = start(300, 0.03, "sync")
     run.wait_for_steps(20)
+    script = tmp_path / "script.py"
     late = subprocess.run(
-        [*launch_command(tmp_path / "script.py")[:3], "worker", "--servers", run.registrar, str(tmp_path / "script.py")]
-        + ["10", "0.0"],
+        [*launch_command(script)[:3], "worker", "--servers", run.registrar, str(script), "10", "0.0"],
         capture_output=True,
         text=True,
         timeout=DEADLINE_SECONDS,

@@ -160,7 +160,8 @@ def test_shared_data_are_used_once_an_epoch_by_whoever(mode: str, num_samples: i
         if mode == "sync":
             for epoch in range(3):
                 assert sorted(first[epoch] + second[epoch]) == list(range(num_samples))
-        assert sorted(sum(first + second, [])) == sorted(list(range(num_samples)) * 3)
+        else:  # the gradient of a first step may be dropped; its samples then come again
+            assert {sample for epoch in first + second for sample in epoch} == set(range(num_samples))
         samples = sum(status.report.num_samples for status in cluster.status().workers)
         assert samples == 3 * num_samples
 

@@ -164,5 +164,3 @@ def test_version_staleness_is_seen_and_damped_in_asynchronous_mode() -> None:
         assert max(shard.version_staleness.max for shard in status.shards) >= 1
         assert sum(shard.steps_applied for shard in status.shards) == 2 * 3 * 30
         assert {worker.report.steps_applied for worker in status.workers} == {30}
-
-
