@@ -66,6 +66,7 @@ class BlockStore:
         self.num_elements = start
         self.position_of = {block.block_id: position for position, block in enumerate(self.blocks)}
         self.values = torch.zeros(start)
+        self._array: NDArray[np.float32] = self.values.numpy()
         self.versions: NDArray[np.int64] = np.zeros(len(self.blocks), dtype=np.int64)
         self.bundles = list(_bundles(self.blocks, bundle_elements))
         self.bundle_of = np.zeros(len(self.blocks), dtype=np.int64)
@@ -92,7 +93,7 @@ class BlockStore:
 
     def array(self, block: OwnedBlock) -> NDArray[np.float32]:
         """The values of one block, shared, not copied; float32 [num_elements]."""
-        return self.values.numpy()[block.start : block.stop]
+        return self._array[block.start : block.stop]
 
     def update(
         self,

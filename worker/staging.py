@@ -19,7 +19,7 @@ from ..protos.errors import NonFiniteError
 from .bundle import Bundle
 from .gradient_encoder import GradientEncoder
 from .plan import PlanBlock, ShardingPlan
-from .tensor_memory import block_values
+from .tensor_memory import values_of_blocks
 from .wire import frames_message
 
 logger = logging.getLogger(__name__)
@@ -208,11 +208,10 @@ class Stager:
         if ready is not None:
             ready.synchronize()
         scale = np.float32(self._factor_used() if factor is None else factor)
-        for block in blocks:
+        for block, values in values_of_blocks(gradient, blocks):
             bundle, bound = self._bundle_for(block.shard), self._encoder.bounds[block.id]
             if not bundle.fits(bound):
                 self._flush(block.shard, bundle)
-            values = block_values(gradient, block)
             if scale != 1.0:
                 values = values * scale
             num_bytes = self._encoder.encode(block.id, values, bundle.room()[:bound], self._seed)

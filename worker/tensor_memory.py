@@ -1,6 +1,6 @@
 """The model's memory seen as blocks: gradients are read from it, pulled values are written into it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ class TensorMemory:
 
     def refresh(self) -> None:
         """Looks again where the tensors lie: a model may be moved between steps."""
-        self._flat = [_writable_view(tensor) for tensor in self.tensors]
+        self._flat = [_flat_view(tensor) for tensor in self.tensors]
 
     def write(self, block: PlanBlock, frame: Frame) -> None:
         """Replaces a block's values by a frame's."""
@@ -58,7 +58,8 @@ class TensorMemory:
 
     def values(self, block: PlanBlock) -> Floats:
         """A block's values now: float32, contiguous."""
-        return block_values(self.tensors[block.entry], block)
+        ((_, values),) = values_of_blocks(self.tensors[block.entry], [block])
+        return values
 
 
 def block_of(tensor: torch.Tensor, block: PlanBlock) -> torch.Tensor:
@@ -70,12 +71,21 @@ def block_of(tensor: torch.Tensor, block: PlanBlock) -> torch.Tensor:
     return view
 
 
-def block_values(tensor: torch.Tensor, block: PlanBlock) -> Floats:
-    """The block's elements as contiguous float32 [n] in CPU memory: a view where they lie so already, else a copy."""
-    if block.span is not None and tensor.is_contiguous():
-        part = tensor.detach().view(-1)[slice(*block.span)]
-    else:
-        part = block_of(tensor, block).reshape(-1)
+def values_of_blocks(tensor: torch.Tensor, blocks: Sequence[PlanBlock]) -> Iterator[tuple[PlanBlock, Floats]]:
+    """Blocks of one tensor, each with its elements as contiguous float32 [n] in CPU memory: views where they lie so already.
+
+    torch is asked once for all of them: each call into it gives the interpreter's lock away and has to get it back.
+    """
+    flat = _flat_view(tensor)
+    for block in blocks:
+        if flat is not None and block.span is not None:
+            yield block, flat[slice(*block.span)]
+        else:
+            yield block, _copied_values(tensor, block)
+
+
+def _copied_values(tensor: torch.Tensor, block: PlanBlock) -> Floats:
+    part = block_of(tensor, block).reshape(-1)
     if part.is_cuda:
         pinned = torch.empty(part.shape, dtype=part.dtype, pin_memory=True)
         part = pinned.copy_(part)
@@ -83,7 +93,8 @@ def block_values(tensor: torch.Tensor, block: PlanBlock) -> Floats:
     return values
 
 
-def _writable_view(tensor: torch.Tensor) -> Floats | None:
+def _flat_view(tensor: torch.Tensor) -> Floats | None:
+    """The tensor's own memory as float32 [n], if it lies in one piece on the CPU."""
     if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or not tensor.is_contiguous():
         return None
     flat: Floats = tensor.detach().view(-1).numpy()
