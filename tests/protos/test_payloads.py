@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushpull.protos.payloads import join_payload, split_payload
+from pushpull.protos.payloads import ALIGNMENT, join_payload, split_payload
 from pushpull.protos.shard_pb2 import Frames, Hello, WorkerMessage
 
 FIELDS = {WorkerMessage.FRAMES_FIELD_NUMBER: Frames.PAYLOAD_FIELD_NUMBER}
@@ -25,6 +25,9 @@ def test_generated_code_reads_what_is_joined(head: Frames, payload: bytes) -> No
     expected = WorkerMessage(frames=head)
     expected.frames.payload = payload
     assert WorkerMessage.FromString(data) == expected
+    if payload:
+        assert data[-len(payload) :] == payload
+        assert (len(data) - len(payload)) % ALIGNMENT == 0
 
 
 @given(head=heads, payload=st.binary(min_size=1, max_size=300))

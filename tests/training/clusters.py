@@ -93,13 +93,15 @@ def launch_command(script: Path, *arguments: str, workers: int = 2, settings: Se
     return [*command, "--workers", str(workers), *sets, str(script), *arguments]
 
 
-def launch(script: Path, *arguments: str, workers: int = 2, settings: Sequence[str] = ()) -> dict[str, Any]:
+def launch(
+    script: Path, *arguments: str, workers: int = 2, settings: Sequence[str] = (), timeout_seconds: float = 110
+) -> dict[str, Any]:
     """Runs a cluster of processes to its end; the summary object."""
     done = subprocess.run(
         launch_command(script, *arguments, workers=workers, settings=settings),
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=timeout_seconds,
     )
     assert done.returncode == 0, done.stderr
     summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
