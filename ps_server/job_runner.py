@@ -48,10 +48,15 @@ class JobRunner:
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             try:
-                apply = self._host.begin_job(job)
-                if job.parts:
-                    list((self._pool.map if self._pool else map)(apply, self._bundles))
-                self._host.end_job(job)
+                self._run_one(job)
             except Exception as error:
                 self._host.fail(error)
                 return
+            # A job holds its frames: they must not live on until the next one comes.
+            del job
+
+    def _run_one(self, job: Job) -> None:
+        apply = self._host.begin_job(job)
+        if job.parts:
+            list((self._pool.map if self._pool else map)(apply, self._bundles))
+        self._host.end_job(job)
