@@ -10,11 +10,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := protos compression ps_server worker deploy benchmarks
 
-.PHONY: help demo test lint types protos links clean
+.PHONY: help demo test test-large lint types protos links clean
 
 help:
 	@echo "make demo     train a small GPT with 2 servers and 2 workers on this machine"
-	@echo "make test     lint, type checks and all tests"
+	@echo "make test     lint, type checks and all tests; make test-large: a model of 200 million parameters, minutes"
 	@echo "make lint     ruff only;  make types: mypy only;  make protos: regenerate the wire contract;  make clean"
 
 demo: $(READY)
@@ -22,6 +22,10 @@ demo: $(READY)
 
 test: lint types
 	$(BIN)/pytest
+
+# Minutes, and about 14 GiB of memory: a model of 200 million parameters.
+test-large: $(READY)
+	$(BIN)/pytest -m slow -s tests/training/test_large_model.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

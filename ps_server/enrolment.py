@@ -3,9 +3,11 @@
 import math
 from dataclasses import dataclass, field
 
+from ..compression.spec import parse_codec
 from ..protos.common_pb2 import OptimizerSpecification, Plan
-from ..protos.errors import BadRequestError, OptimizerMismatchError, PlanMismatchError
+from ..protos.errors import BadRequestError, OptimizerMismatchError, OverBudgetError, PlanMismatchError
 from ..protos.registrar_pb2 import EnrolRequest
+from .config import JobSettings
 from .optimizers import check_optimizer
 
 
@@ -51,6 +53,25 @@ class Enrolment:
         if difference is not None:
             raise OptimizerMismatchError(f"the optimizer of {mine} differs from that of {theirs}: {difference}")
         return False
+
+    def check_budget(self, settings: JobSettings, worker_id: int, num_trainers: int) -> None:
+        """Every trainer may have one whole step staged on each shard: so nothing is ever held back.
+
+        Raises:
+            OverBudgetError: names what to change.
+        """
+        assert self.plan is not None
+        codec = parse_codec(settings.push_codec)
+        step_bytes = [0] * self.num_shards
+        for block in self.plan.blocks:
+            if self.plan.parameters[block.parameter].group >= 0:
+                step_bytes[block.shard] += codec.frame_bound(math.prod(block.sizes))
+        if num_trainers * max(step_bytes) > settings.staging_bytes:
+            raise OverBudgetError(
+                f"worker {worker_id} is one too many: {num_trainers} workers x {max(step_bytes)} bytes of {codec.spec} frames "
+                f"exceed staging_bytes={settings.staging_bytes} on one of {self.num_shards} shards; use a narrower push_codec, "
+                "more shards or a larger staging_bytes"
+            )
 
     def open_grant(self, incarnation: int) -> int:
         """Gives the right to initialise; voids an earlier grant."""

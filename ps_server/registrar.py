@@ -4,11 +4,9 @@ Calls come in with the time; what all shards must be told goes out through `take
 caller delivers orders, feeds reports back in, and asks again (`view_number`, `acknowledged`) what it waits for.
 """
 
-from ..compression.spec import parse_codec
 from ..protos.common_pb2 import ErrorCode, OptimizerSpecification, Plan
 from ..protos.errors import (
     BadRequestError,
-    OverBudgetError,
     StepError,
 )
 from ..protos.registrar_pb2 import (
@@ -120,7 +118,7 @@ class Registrar:
             self._orders.append(
                 RegistrarOrder(install_plan=InstallPlan(plan=request.plan, optimizer=request.optimizer))
             )
-        self._check_budget(worker)
+        self._enrolment.check_budget(self._settings, worker.worker_id, len(self._roster.trainers()))
         if worker.state == "joined":
             worker.state = "enrolled"
         if self._first_enrolled_at is None:
@@ -295,25 +293,6 @@ class Registrar:
         ready = {w.worker_id for w in self._roster if w.state == "enrolled"}
         missing = [str(number) for number in range(expected) if number not in ready]
         return f"waiting for worker {', '.join(missing)} of {expected} before the first step"
-
-    def _check_budget(self, worker: Worker) -> None:
-        """Every live trainer may have one whole step staged on each shard."""
-        assert self._enrolment.plan is not None
-        trainers = len(self._roster.trainers())
-        codec = parse_codec(self._settings.push_codec)
-        step_bytes = [0] * self._num_shards
-        for block in self._enrolment.plan.blocks:
-            if self._enrolment.plan.parameters[block.parameter].group >= 0:
-                elements = 1
-                for size in block.sizes:
-                    elements *= size
-                step_bytes[block.shard] += codec.frame_bound(elements)
-        if trainers * max(step_bytes) > self._settings.staging_bytes:
-            raise OverBudgetError(
-                f"worker {worker.worker_id} is one too many: {trainers} workers x {max(step_bytes)} bytes of {codec.spec} "
-                f"frames exceed staging_bytes={self._settings.staging_bytes} on one of {self._num_shards} shards; use a "
-                "narrower push_codec, more shards or a larger staging_bytes"
-            )
 
     # ---- progress ----
 

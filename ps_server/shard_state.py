@@ -19,20 +19,16 @@ from ..protos.errors import (
     UnknownBlockError,
     code_of,
 )
-from ..protos.registrar_pb2 import (
-    Contribution,
-    RoundRecord,
-    ShardReport,
-    StepRefused,
-    StepSettled,
-    StepStaged,
-    View,
-)
+from ..protos.registrar_pb2 import Contribution, RoundRecord, ShardReport, View
 from ..protos.shard_pb2 import Commit, Outcome, Pull, PullDone, Verdict
 from .consistency import Policy
 from .effects import AnswerPull, AppliedPart, Counters, Dismiss, Effect, Job, Key, PullTicket, Report, Run, Tell
 from .membership import Membership
+from .reports import refused_report, settled_report, staged_report
 from .steps import OpenStep, StagedFrame, StepLedger
+
+ENDED_LEDGERS_KEPT = 1024
+"""Incarnations that are live no more whose last outcome may still be asked for."""
 
 
 class ShardState:
@@ -153,7 +149,7 @@ class ShardState:
             return self._settle_refused(ledger, open_step)
         if self._policy.waits_for_round:
             # Told even when it is late: the registrar gives the step's data back.
-            report = self._staged_report(ledger, commit)
+            report = Report(staged_report(ledger, commit))
             if commit.round <= self._round_decided:
                 return [report, *self._settle(ledger, Outcome.KIND_LATE), *self._answer()]
             return [report]
@@ -184,6 +180,10 @@ class ShardState:
                 if ledger.open is not None and not ledger.open.closing:
                     ledger.open = None
                 self._tickets.pop(key, None)
+        ended = sorted((key for key in self._ledgers if key not in live), key=lambda key: key[1])
+        for key in ended[:-ENDED_LEDGERS_KEPT]:
+            if self._ledgers[key].open is None:
+                del self._ledgers[key]
         return [*(Dismiss(key) for key in gone), *self._answer()]
 
     def close(self, record: RoundRecord) -> list[Effect]:
@@ -254,7 +254,7 @@ class ShardState:
         reports = []
         for ledger in self._ledgers.values():
             if ledger.open is not None and ledger.open.commit is not None and self._policy.waits_for_round:
-                reports.append(self._staged_report(ledger, ledger.open.commit).report)
+                reports.append(staged_report(ledger, ledger.open.commit))
         return reports
 
     # ---- inside ----
@@ -305,23 +305,6 @@ class ShardState:
             elif not (np.isfinite(commit.scale) and 0 <= commit.num_samples < np.inf):
                 self._refuse(ledger, StepError("scale and num_samples must be finite numbers"))
 
-    def _staged_report(self, ledger: StepLedger, commit: Commit) -> Report:
-        return Report(
-            ShardReport(
-                staged=StepStaged(
-                    worker_id=ledger.worker_id,
-                    incarnation=ledger.incarnation,
-                    step=commit.step,
-                    round=commit.round,
-                    apply=commit.verdict == Verdict.VERDICT_APPLY,
-                    num_samples=commit.num_samples,
-                    scale=commit.scale,
-                    groups=commit.groups,
-                    lots=commit.lots,
-                )
-            )
-        )
-
     def _job_of_step(self, ledger: StepLedger, step: OpenStep, commit: Commit, base: NDArray[np.int64]) -> Job:
         step.closing = True
         self._jobs_decided += 1
@@ -348,41 +331,13 @@ class ShardState:
         ledger.settle(outcome, lots)
         self.membership.advance(ledger.worker_id)
         self.counters.steps_applied += kind == Outcome.KIND_APPLIED
-        key = (ledger.worker_id, ledger.incarnation)
-        effects: list[Effect] = []
-        if not self._policy.waits_for_round:
-            effects.append(
-                Report(
-                    ShardReport(
-                        settled=StepSettled(
-                            worker_id=ledger.worker_id,
-                            incarnation=ledger.incarnation,
-                            step=step,
-                            applied=kind == Outcome.KIND_APPLIED,
-                            lots=lots,
-                            lots_done=kind in (Outcome.KIND_APPLIED, Outcome.KIND_SKIPPED),
-                        )
-                    )
-                )
-            )
-        return [*effects, Tell(key, outcome)]
+        told: list[Effect] = [Tell((ledger.worker_id, ledger.incarnation), outcome)]
+        return told if self._policy.waits_for_round else [Report(settled_report(ledger, outcome)), *told]
 
     def _settle_refused(self, ledger: StepLedger, step: OpenStep) -> list[Effect]:
         effects: list[Effect] = []
-        if self._policy.waits_for_round and step.refusal is not None:
-            effects.append(
-                Report(
-                    ShardReport(
-                        refused=StepRefused(
-                            worker_id=ledger.worker_id,
-                            incarnation=ledger.incarnation,
-                            step=step.step,
-                            code=step.refusal[0],
-                            lots=step.commit.lots if step.commit is not None else (),
-                        )
-                    )
-                )
-            )
+        if self._policy.waits_for_round and step.refusal is not None and step.commit is not None:
+            effects.append(Report(refused_report(ledger, step.commit, step.refusal[0])))
         return [*effects, *self._settle(ledger, Outcome.KIND_REFUSED), *self._answer()]
 
     def _answer(self) -> list[Effect]:

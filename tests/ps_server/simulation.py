@@ -12,7 +12,6 @@ import numpy as np
 from raw_worker import encode, plan_for
 
 from pushpull.protos.common_pb2 import OptimizerSpecification, ParameterGroup
-from pushpull.protos.errors import PushpullError, UnknownIncarnationError
 from pushpull.protos.registrar_pb2 import (
     EnrolRequest,
     EnrolResponse,
@@ -322,15 +321,3 @@ class Simulation:
                     sent = {worker.id: worker.commits_sent for worker in self.workers}
                     pulled = Pulled(ticket.key[0], done.clock, done.smallest_clock, sent)
                     self.history.append(pulled)
-
-
-def refused(call, *arguments) -> PushpullError:
-    """The error a call raises."""
-    try:
-        call(*arguments)
-    except PushpullError as error:
-        return error
-    raise AssertionError("the call was not refused")
-
-
-RETRYABLE = UnknownIncarnationError
