@@ -33,7 +33,6 @@ lint: $(READY)
 
 types: $(READY) links
 	$(BIN)/mypy
-	$(BIN)/mypy tests
 
 protos: $(READY)
 	$(BIN)/python -m pushpull.protos.generate
