@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""The command line, the launcher of local clusters, progress and summary."""

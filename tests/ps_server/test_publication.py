@@ -1,0 +1,98 @@
+"""Published values: everybody who holds a version holds the same bits, however it came to them."""
+
+import numpy as np
+import pytest
+from raw_worker import plan_for, sgd
+
+from pushpull.compression.frame import parse_frame
+from pushpull.protos.shard_pb2 import ShardMessage
+from pushpull.ps_server.blocks import BlockStore, Bundle
+from pushpull.ps_server.config import JobSettings
+from pushpull.ps_server.publication import Publisher, publisher_for
+
+SIZES = (300, 700, 40, 64)
+
+
+class Holder:
+    """A worker's side: takes messages, remembers versions."""
+
+    def __init__(self, store: BlockStore) -> None:
+        self._store = store
+        self.values = {block.block_id: np.zeros(block.num_elements, np.float32) for block in store.blocks}
+        self.versions = np.full(len(store.blocks), -1, dtype=np.int64)
+        self.num_bytes = 0
+
+    def pull(self, publisher: Publisher, bundle: Bundle) -> bool:
+        """Pulls one bundle; whether it came as differences."""
+        data = publisher.message(bundle, self.versions[bundle.first : bundle.last])
+        self.num_bytes = len(data)
+        values = ShardMessage.FromString(data).values
+        start = 0
+        for block, version, length in zip(values.blocks, values.versions, values.lengths, strict=True):
+            frame = parse_frame(values.payload[start : start + length], len(self.values[block]))
+            (frame.add_to if values.delta else frame.decode_into)(self.values[block])
+            self.versions[self._store.position_of[block]] = version
+            start += length
+        return values.delta
+
+
+def change(store: BlockStore, bundle: Bundle, positions: list[int], generator: np.random.Generator) -> list[int]:
+    for position in positions:
+        block = store.blocks[position]
+        store.array(block)[:] += generator.standard_normal(block.num_elements).astype(np.float32)
+        store.versions[position] += 1
+    return positions
+
+
+@pytest.mark.parametrize("codec", ["fp32", "fp16", "bf16", "int8", "topk:0.1+int8"])
+def test_joiners_and_followers_hold_the_same_bits(codec: str) -> None:
+    generator = np.random.default_rng(0)
+    store = BlockStore(plan_for(1, SIZES), sgd(), 0, 1 << 20)
+    (bundle,) = store.bundles
+    publisher = publisher_for(JobSettings(pull_codec=codec), store)
+    publisher.publish(bundle, list(bundle))
+    follower = Holder(store)
+    assert not follower.pull(publisher, bundle)
+    for version in range(5):
+        publisher.publish(bundle, change(store, bundle, [0, 1, 2] if version % 2 else [1], generator))
+        followed = follower.pull(publisher, bundle)
+        assert followed == (codec not in ("fp32", "fp16", "bf16"))
+        joiner = Holder(store)
+        assert not joiner.pull(publisher, bundle)
+        for block, values in follower.values.items():
+            np.testing.assert_array_equal(values.view(np.uint32), joiner.values[block].view(np.uint32))
+
+
+def test_who_missed_a_version_gets_whole_values() -> None:
+    generator = np.random.default_rng(0)
+    store = BlockStore(plan_for(1, SIZES), sgd(), 0, 1 << 20)
+    (bundle,) = store.bundles
+    publisher = publisher_for(JobSettings(pull_codec="int8"), store)
+    publisher.publish(bundle, list(bundle))
+    away, follower = Holder(store), Holder(store)
+    away.pull(publisher, bundle)
+    follower.pull(publisher, bundle)
+    for _ in range(2):
+        publisher.publish(bundle, change(store, bundle, [0, 1], generator))
+        assert follower.pull(publisher, bundle)
+    assert not away.pull(publisher, bundle)
+    for block, values in follower.values.items():
+        np.testing.assert_array_equal(values, away.values[block])
+
+
+def test_differences_bring_the_followers_to_the_values() -> None:
+    """What a difference leaves out comes with the next: the error does not grow."""
+    generator = np.random.default_rng(0)
+    store = BlockStore(plan_for(1, SIZES), sgd(), 0, 1 << 20)
+    (bundle,) = store.bundles
+    publisher = publisher_for(JobSettings(pull_codec="int8"), store)
+    publisher.publish(bundle, list(bundle))
+    follower = Holder(store)
+    follower.pull(publisher, bundle)
+    for _ in range(50):
+        publisher.publish(bundle, change(store, bundle, [0, 1, 2], generator))
+        follower.pull(publisher, bundle)
+    for block in store.blocks[:3]:
+        error = np.abs(follower.values[block.block_id] - store.array(block)).max()
+        assert error < 0.05
+    assert follower.num_bytes < 1.3 * sum(SIZES)
