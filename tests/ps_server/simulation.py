@@ -12,6 +12,7 @@ import numpy as np
 from raw_worker import encode, plan_for
 
 from pushpull.protos.common_pb2 import OptimizerSpecification, ParameterGroup
+from pushpull.protos.errors import FencedError
 from pushpull.protos.registrar_pb2 import (
     EnrolRequest,
     EnrolResponse,
@@ -24,6 +25,7 @@ from pushpull.protos.registrar_pb2 import (
     RoundRecord,
     ShardReport,
     ViewInstalled,
+    WorkerReport,
 )
 from pushpull.protos.shard_pb2 import Commit, Frames, Outcome, PullDone, Verdict
 from pushpull.ps_server.config import JobSettings
@@ -104,6 +106,7 @@ class Simulation:
         self.settings = JobSettings(expected_workers=len(gradients), **settings)  # type: ignore[arg-type]
         self.num_samples = num_samples or [1.0] * len(gradients)
         self.now = 0.0
+        self.dead: list[SimulatedWorker] = []
         self.history: list[Pulled] = []
         self.plan = plan_for(num_shards)
         self.optimizer = OptimizerSpecification(name="SGD", groups=[ParameterGroup(numbers={"lr": 1.0})])
@@ -135,12 +138,30 @@ class Simulation:
             choices += [(self._order, (number,))] if shard.orders else []
             choices += [(self._report, (number,))] if shard.reports else []
             choices += [(self._run_job, (number,))] if shard.jobs else []
-            for worker in self.workers:
+            for worker in [*self.workers, *self.dead]:
                 choices += [(self._up, (worker, number))] if worker.up[number] else []
                 choices += [(self._down, (worker, number))] if worker.down[number] else []
         if choices:
             act, arguments = self.random.choice(choices)
             act(*arguments)
+
+    def kill(self, worker: SimulatedWorker) -> None:
+        """It says nothing any more; what it had sent may still arrive. Its lease runs out while the others beat."""
+        self.workers.remove(worker)
+        self.dead.append(worker)
+        for queued in worker.up:
+            for _ in range(self.random.randrange(len(queued) + 1)):
+                queued.pop()
+
+    def let_leases_run_out(self) -> None:
+        """Time passes, with a beat of every living worker in each tick."""
+        end = self.now + self.settings.lease_seconds + 1
+        while self.now < end:
+            self.now += 0.1
+            for worker in self.workers:
+                self.registrar.heartbeat(self.now, *worker.key, WorkerReport())
+            self.registrar.tick(self.now)
+            self._take_orders()
 
     def settle(self) -> None:
         """Delivers every order and report."""
@@ -252,7 +273,11 @@ class Simulation:
     def _up(self, worker: SimulatedWorker, number: int) -> None:
         repeat = self.faults.repeat and self.random.random() < self.faults.repeat
         message = worker.up[number][0] if repeat else worker.up[number].popleft()
-        self.deliver(worker, number, message)
+        try:
+            self.deliver(worker, number, message)
+        except FencedError:
+            if worker not in self.dead:
+                raise
 
     def deliver(self, worker: SimulatedWorker, number: int, message: Frames | Commit) -> None:
         """One message of a worker reaches a shard."""
@@ -307,7 +332,7 @@ class Simulation:
 
     def _carry_out(self, number: int, effects: list[Effect]) -> None:
         simulated = self.shards[number]
-        workers = {worker.key: worker for worker in self.workers}
+        workers = {worker.key: worker for worker in [*self.workers, *self.dead]}
         for effect in effects:
             match effect:
                 case Report(report):
