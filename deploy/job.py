@@ -79,6 +79,10 @@ class Job(BaseModel):
         ge=1 << 20,
         description="Memory of one server for steps that are not applied yet.",
     )
+    memory_bytes: int | None = Field(
+        default=JobSettings.memory_bytes,
+        description="memory of a server for parameters and optimizer state; default: what shard 0's machine has",
+    )
 
     def settings(self) -> JobSettings:
         """The same values as the servers take them."""

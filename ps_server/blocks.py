@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..protos.common_pb2 import OptimizerSpecification, Plan
+from ..protos.common_pb2 import OptimizerSpecification, ParameterGroup, Plan
+from ..protos.errors import StepError
 from .optimizers import GroupValues, optimizer_for
 
 
@@ -72,6 +73,7 @@ class BlockStore:
         self.bundle_of = np.zeros(len(self.blocks), dtype=np.int64)
         for bundle in self.bundles:
             self.bundle_of[bundle.first : bundle.last] = bundle.number
+        self._number_names = [set(group.numbers) for group in specification.groups]
         self.flags = [dict(group.flags) for group in specification.groups]
         self.optimizer = optimizer_for(specification, [(block.start, block.stop) for block in self.blocks], start)
         self._views = [self.values[block.start : block.stop] for block in self.blocks]
@@ -94,6 +96,21 @@ class BlockStore:
     def array(self, block: OwnedBlock) -> NDArray[np.float32]:
         """The values of one block, shared, not copied; float32 [num_elements]."""
         return self._array[block.start : block.stop]
+
+    def check_groups(self, groups: Sequence[ParameterGroup]) -> None:
+        """Refuses group values that the optimizer could not be run with: it must not fail half-way.
+
+        Raises:
+            StepError: other groups or numbers than the job's, or one that is not finite.
+            SettingError: see `BlockOptimizer.check`.
+        """
+        names = [set(group.numbers) for group in groups]
+        if names != self._number_names:
+            raise StepError("the step does not carry the numbers of every parameter group of the job")
+        for group in groups:
+            if not all(math.isfinite(number) for number in group.numbers.values()):
+                raise StepError("a number of a parameter group is not finite")
+            self.optimizer.check(group.numbers)
 
     def update(
         self,

@@ -46,6 +46,8 @@ class JobSettings:
     """Target size of one message of frames."""
     staging_bytes: int = 4 << 30
     """Bytes of staged frames a shard may hold."""
+    memory_bytes: int | None = None
+    """Bytes of parameters and optimizer state a shard may hold; None is the memory of shard 0's machine."""
 
     def __post_init__(self) -> None:
         _one_of("mode", self.mode, MODES)
@@ -59,6 +61,8 @@ class JobSettings:
                 raise SettingError(f"{name}={getattr(self, name)} must be greater than 0")
         if self.block_elements is not None:
             _at_least("block_elements", self.block_elements, 1)
+        if self.memory_bytes is not None:
+            _at_least("memory_bytes", self.memory_bytes, 1)
         if self.quorum is not None:
             _at_least("quorum", self.quorum, 1)
             if self.mode != "sync":

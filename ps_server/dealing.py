@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from ..protos.errors import SettingError
 from ..protos.registrar_pb2 import DealRequest, DealResponse, Lot
 
+MOST_LOTS_AT_ONCE = 64
+
 
 @dataclass
 class Reader:
@@ -61,7 +63,7 @@ class DataDealer:
         if self._in_turns and worker in members and self._missing(request.epoch, members):
             return DealResponse(state=DealResponse.STATE_WAIT)
         lots = []
-        for _ in range(max(1, request.num_lots)):
+        for _ in range(min(max(1, request.num_lots), MOST_LOTS_AT_ONCE)):
             lot = self._next(epoch, request.epoch, worker, members)
             if lot is None:
                 break

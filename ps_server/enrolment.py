@@ -8,7 +8,7 @@ from ..protos.common_pb2 import OptimizerSpecification, Plan
 from ..protos.errors import BadRequestError, OptimizerMismatchError, OverBudgetError, PlanMismatchError
 from ..protos.registrar_pb2 import EnrolRequest
 from .config import JobSettings
-from .optimizers import check_optimizer
+from .optimizers import check_optimizer, optimizer_for
 
 
 @dataclass
@@ -29,17 +29,19 @@ class Enrolment:
     """Incarnation that may initialise; None while nobody may."""
     initialised_shards: set[int] = field(default_factory=set)
 
-    def agree(self, request: EnrolRequest) -> bool:
+    def agree(self, request: EnrolRequest, settings: JobSettings, num_trainers: int) -> bool:
         """Takes the first worker's plan and optimizer; compares everybody else's. True if this was the first.
 
         Raises:
             PlanMismatchError, OptimizerMismatchError: names the first difference and both workers.
             BadRequestError, SettingError: the plan contradicts itself, or there is no such optimizer.
+            OverBudgetError: with `num_trainers` trainers a shard would hold too much.
         """
         if self.plan is None:
             check_plan(request.plan, self.num_shards)
             check_optimizer(request.optimizer)
             check_groups(request.plan, request.optimizer)
+            check_budget(request, settings, self.num_shards, num_trainers)
             self.plan, self.optimizer = request.plan, request.optimizer
             self.first_worker = request.worker_id
             return True
@@ -52,26 +54,8 @@ class Enrolment:
         difference = optimizer_difference(self.optimizer, request.optimizer)
         if difference is not None:
             raise OptimizerMismatchError(f"the optimizer of {mine} differs from that of {theirs}: {difference}")
+        check_budget(request, settings, self.num_shards, num_trainers)
         return False
-
-    def check_budget(self, settings: JobSettings, worker_id: int, num_trainers: int) -> None:
-        """Every trainer may have one whole step staged on each shard: so nothing is ever held back.
-
-        Raises:
-            OverBudgetError: names what to change.
-        """
-        assert self.plan is not None
-        codec = parse_codec(settings.push_codec)
-        step_bytes = [0] * self.num_shards
-        for block in self.plan.blocks:
-            if self.plan.parameters[block.parameter].group >= 0:
-                step_bytes[block.shard] += codec.frame_bound(math.prod(block.sizes))
-        if num_trainers * max(step_bytes) > settings.staging_bytes:
-            raise OverBudgetError(
-                f"worker {worker_id} is one too many: {num_trainers} workers x {max(step_bytes)} bytes of {codec.spec} frames "
-                f"exceed staging_bytes={settings.staging_bytes} on one of {self.num_shards} shards; use a narrower push_codec, "
-                "more shards or a larger staging_bytes"
-            )
 
     def open_grant(self, incarnation: int) -> int:
         """Gives the right to initialise; voids an earlier grant."""
@@ -112,6 +96,33 @@ def check_plan(plan: Plan, num_shards: int) -> None:
     for parameter, elements in zip(plan.parameters, covered, strict=True):
         if elements != math.prod(parameter.shape):
             raise BadRequestError(f"the blocks of {parameter.name} do not cover it exactly")
+
+
+def check_budget(request: EnrolRequest, settings: JobSettings, num_shards: int, num_trainers: int) -> None:
+    """Parameters and state fit; every trainer may have one whole step staged, so nothing is ever held back.
+
+    Raises:
+        OverBudgetError: names what to change.
+    """
+    codec = parse_codec(settings.push_codec)
+    elements, step_bytes = [0] * num_shards, [0] * num_shards
+    for block in request.plan.blocks:
+        num_elements = math.prod(block.sizes)
+        elements[block.shard] += num_elements
+        if request.plan.parameters[block.parameter].group >= 0:
+            step_bytes[block.shard] += codec.frame_bound(num_elements)
+    state_bytes = 4 * max(elements) * (1 + optimizer_for(request.optimizer, [], 0).num_slots)
+    if settings.memory_bytes is not None and state_bytes > settings.memory_bytes:
+        raise OverBudgetError(
+            f"parameters and optimizer state of one of {num_shards} shards take {state_bytes} bytes, more than "
+            f"memory_bytes={settings.memory_bytes}; use more shards or a larger memory_bytes"
+        )
+    if num_trainers * max(step_bytes) > settings.staging_bytes:
+        raise OverBudgetError(
+            f"worker {request.worker_id} is one too many: {num_trainers} workers x {max(step_bytes)} bytes of {codec.spec} "
+            f"frames exceed staging_bytes={settings.staging_bytes} on one of {num_shards} shards; use a narrower push_codec, "
+            "more shards or a larger staging_bytes"
+        )
 
 
 def check_groups(plan: Plan, optimizer: OptimizerSpecification) -> None:

@@ -41,6 +41,8 @@ class BlockOptimizer(ABC):
         self._slots: dict[str, list[Tensor]] = {}
         self._steps = torch.zeros(len(ranges)).unbind()
 
+    keeps_momentum_only_if_used = False
+
     @property
     def num_slots(self) -> int:
         """FP32 numbers kept for each parameter element."""
@@ -55,6 +57,15 @@ class BlockOptimizer(ABC):
         group: GroupValues,
     ) -> None:
         """Updates the parameters of these blocks (positions on the shard) in place; gradients may be overwritten."""
+
+    def check(self, numbers: Mapping[str, float]) -> None:
+        """Refuses numbers of a group that this state cannot be updated with.
+
+        Raises:
+            SettingError: momentum where none is kept.
+        """
+        if self.keeps_momentum_only_if_used and numbers.get("momentum", 0.0) and "momentum_buffer" not in self._slots:
+            raise SettingError("momentum was 0 when the optimizer was made; it cannot be switched on later")
 
     def _add_slot(self, name: str, initial: float = 0.0) -> None:
         # calloc: pages of blocks that are never optimised are never touched
@@ -74,6 +85,8 @@ class BlockOptimizer(ABC):
 class Sgd(BlockOptimizer):
     """torch.optim.SGD."""
 
+    keeps_momentum_only_if_used = True
+
     def __init__(self, ranges: Sequence[tuple[int, int]], num_elements: int, groups: Sequence[GroupValues]) -> None:
         super().__init__(ranges, num_elements)
         if any(group.numbers.get("momentum", 0.0) for group in groups):
@@ -86,9 +99,8 @@ class Sgd(BlockOptimizer):
         gradients: list[Tensor],
         group: GroupValues,
     ) -> None:
+        self.check(group.numbers)
         momentum = group.numbers.get("momentum", 0.0)
-        if momentum and "momentum_buffer" not in self._slots:
-            raise SettingError("momentum was 0 when the optimizer was made; it cannot be switched on later")
         # torch's first step copies the gradient into the buffer, undamped: told apart by a missing buffer
         first_step = [bool(self._steps[block] == 0) for block in blocks]
         for fresh in set(first_step):
@@ -211,6 +223,8 @@ class Adagrad(BlockOptimizer):
 class RmsProp(BlockOptimizer):
     """torch.optim.RMSprop."""
 
+    keeps_momentum_only_if_used = True
+
     def __init__(self, ranges: Sequence[tuple[int, int]], num_elements: int, groups: Sequence[GroupValues]) -> None:
         super().__init__(ranges, num_elements)
         self._add_slot("square_avg")
@@ -227,9 +241,8 @@ class RmsProp(BlockOptimizer):
         group: GroupValues,
     ) -> None:
         numbers, centered = group.numbers, group.flags.get("centered", False)
+        self.check(numbers)
         momentum = numbers.get("momentum", 0.0)
-        if momentum and "momentum_buffer" not in self._slots:
-            raise SettingError("momentum was 0 when the optimizer was made; it cannot be switched on later")
         rmsprop(
             parameters,
             gradients,

@@ -114,11 +114,10 @@ class Registrar:
     def enrol(self, now: float, request: EnrolRequest) -> EnrolResponse:
         """Checks plan and optimizer and says who initialises."""
         worker = self._roster.caller(now, request.worker_id, request.incarnation)
-        if self._enrolment.agree(request):
+        if self._enrolment.agree(request, self._settings, len(self._roster.trainers())):
             self._orders.append(
                 RegistrarOrder(install_plan=InstallPlan(plan=request.plan, optimizer=request.optimizer))
             )
-        self._enrolment.check_budget(self._settings, worker.worker_id, len(self._roster.trainers()))
         if worker.state == "joined":
             worker.state = "enrolled"
         if self._first_enrolled_at is None:

@@ -3,9 +3,11 @@
 import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from wsgiref.simple_server import WSGIServer
 
 import grpc
+import psutil
 import structlog
 import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -133,6 +135,8 @@ class Server:
         return f"{host}:{port}"
 
     def _serve_registrar(self, job: JobSettings) -> None:
+        if job.memory_bytes is None:
+            job = replace(job, memory_bytes=psutil.virtual_memory().total)
         tick_seconds = min(0.25, job.lease_seconds / 10)
         self._registrar = RegistrarService(
             job, self._config.num_shards, secrets.token_hex(8), tick_seconds, self._metrics

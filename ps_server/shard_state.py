@@ -4,12 +4,12 @@ Calls return effects, in the order in which the caller must carry them out. A st
 and settled; jobs run one after the other in the order in which they were decided.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..protos.common_pb2 import ErrorCode
+from ..protos.common_pb2 import ErrorCode, ParameterGroup
 from ..protos.errors import (
     BadRequestError,
     FutureBaseError,
@@ -38,11 +38,19 @@ class ShardState:
     reaches a job before its commit and all its frames are here; `round` never falls.
     """
 
-    def __init__(self, shard: int, policy: Policy, pushed_ids: Iterable[int], versions: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        shard: int,
+        policy: Policy,
+        pushed_ids: Iterable[int],
+        versions: NDArray[np.int64],
+        check_groups: Callable[[Sequence[ParameterGroup]], None],
+    ) -> None:
         self._shard = shard
         self._policy = policy
         self._pushed_ids = frozenset(pushed_ids)
         self._versions = versions
+        self._check_groups = check_groups
         self.membership = Membership()
         self.counters = Counters()
         self.round = 0
@@ -304,6 +312,11 @@ class ShardState:
                 )
             elif not (np.isfinite(commit.scale) and 0 <= commit.num_samples < np.inf):
                 self._refuse(ledger, StepError("scale and num_samples must be finite numbers"))
+            else:
+                try:
+                    self._check_groups(commit.groups)
+                except PushpullError as error:
+                    self._refuse(ledger, error)
 
     def _job_of_step(self, ledger: StepLedger, step: OpenStep, commit: Commit, base: NDArray[np.int64]) -> Job:
         step.closing = True

@@ -9,10 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_worker import RawStream, RawWorker, cluster, encode, plan_for, sgd
 
-from pushpull.protos.common_pb2 import ErrorCode
+from pushpull.protos.common_pb2 import ErrorCode, ParameterGroup
 from pushpull.protos.errors import (
     ConflictError,
     OptimizerMismatchError,
+    OverBudgetError,
     PlanMismatchError,
     PortInUseError,
     PushpullError,
@@ -144,6 +145,21 @@ class TestStepsThatAreRefused:
     def test_same_key_with_other_bytes(self, worker: RawWorker) -> None:
         worker.streams[0].send(frames=worker.frames(0, 2.0))
         assert self.refused(worker, worker.frames(0, 1.0)).code == ErrorCode.CONFLICT
+        assert_still_trains(worker)
+
+    @pytest.mark.parametrize(
+        "groups",
+        [
+            [],
+            [*sgd().groups, *sgd().groups],
+            sgd(float("nan")).groups,
+            sgd(momentum=0.9).groups,
+            [ParameterGroup(numbers={"momentum": 0.0})],
+        ],
+        ids=["none", "too many", "not a number", "an unknown number", "lr is missing"],
+    )
+    def test_group_values_that_would_stop_the_optimizer(self, worker: RawWorker, groups: list[ParameterGroup]) -> None:
+        assert self.refused(worker, worker.frames(0, 1.0), groups=groups).code == ErrorCode.BAD_STEP
         assert_still_trains(worker)
 
     @pytest.mark.parametrize("commit", [{"scale": float("nan")}, {"num_samples": -1.0}])
@@ -302,6 +318,15 @@ class TestEnrolment:
         with cluster(1, staging_bytes=64) as servers:
             worker = RawWorker(servers[0].address)
             assert "staging_bytes" in str(refusal(worker.enrol))
+            worker.close()
+
+    @pytest.mark.parametrize("elements", [2**40, 2**62])
+    def test_a_model_that_no_server_could_hold(self, elements: int) -> None:
+        with cluster(1) as servers:
+            worker = RawWorker(servers[0].address)
+            worker.plan = plan_for(1, (elements, 4))
+            assert isinstance(refusal(worker.enrol), OverBudgetError)
+            RawWorker(servers[0].address).start().close()
             worker.close()
 
     def test_unknown_worker(self, servers: list[Server], worker: RawWorker) -> None:
