@@ -9,22 +9,24 @@ from collections.abc import Mapping
 
 LENGTH_DELIMITED = 2
 ALIGNMENT = 4
+PADDING_FIELD = 15
+"""Of every inner message with a payload."""
 
 
 def join_payload(field: int, head: bytes, payload_field: int, payload: memoryview) -> bytes:
     """A serialised message whose only field is `field`: an inner message of `head` and the payload.
 
     `head` is the inner message serialised without its payload; `payload_field` is the payload's number in it. The payload
-    is copied once, to a position that is a multiple of `ALIGNMENT`: readers may use it where it lies. The length in front
-    of it is stretched for that; a varint may have leading zeros.
+    is copied once, to a position that is a multiple of `ALIGNMENT`: readers may use it where it lies. A padding field in
+    front of it makes up what is missing.
     """
-    for num_zeros in range(ALIGNMENT):
-        payload_head = _tag(payload_field) + _varint(payload.nbytes, num_zeros)
-        size = len(head) + len(payload_head) + payload.nbytes
-        front = b"".join((_tag(field), _varint(size), head, payload_head))
+    payload_head = _tag(payload_field) + _varint(payload.nbytes)
+    for padding in _PADDINGS:
+        size = len(head) + len(padding) + len(payload_head) + payload.nbytes
+        front = b"".join((_tag(field), _varint(size), head, padding, payload_head))
         if len(front) % ALIGNMENT == 0:
             return b"".join((front, payload))
-    raise AssertionError("one of the lengths fits")
+    raise AssertionError("one of the paddings fits")
 
 
 def split_payload(data: bytes, payload_fields: Mapping[int, int]) -> tuple[bytes, memoryview]:
@@ -93,13 +95,14 @@ def _tag(field: int) -> bytes:
     return _varint(field << 3 | LENGTH_DELIMITED)
 
 
-def _varint(value: int, num_zeros: int = 0) -> bytes:
+def _varint(value: int) -> bytes:
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
         value >>= 7
     encoded.append(value)
-    if num_zeros:
-        encoded[-1] |= 0x80
-        encoded += b"\x80" * (num_zeros - 1) + b"\x00"
     return bytes(encoded)
+
+
+_PADDINGS = (b"", *(_tag(PADDING_FIELD) + _varint(size) + bytes(size) for size in range(2 * ALIGNMENT)))
+"""Nothing, or a padding field of more and more bytes: their sizes leave every remainder, also where `size` grows a byte."""

@@ -51,18 +51,20 @@ class Hello(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., shard: _Optional[int] = ..., worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., plan_fingerprint: _Optional[str] = ...) -> None: ...
 
 class Frames(_message.Message):
-    __slots__ = ("step", "attempt", "blocks", "lengths", "payload")
+    __slots__ = ("step", "attempt", "blocks", "lengths", "payload", "padding")
     STEP_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     LENGTHS_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    PADDING_FIELD_NUMBER: _ClassVar[int]
     step: int
     attempt: int
     blocks: _containers.RepeatedScalarFieldContainer[int]
     lengths: _containers.RepeatedScalarFieldContainer[int]
     payload: bytes
-    def __init__(self, step: _Optional[int] = ..., attempt: _Optional[int] = ..., blocks: _Optional[_Iterable[int]] = ..., lengths: _Optional[_Iterable[int]] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    padding: bytes
+    def __init__(self, step: _Optional[int] = ..., attempt: _Optional[int] = ..., blocks: _Optional[_Iterable[int]] = ..., lengths: _Optional[_Iterable[int]] = ..., payload: _Optional[bytes] = ..., padding: _Optional[bytes] = ...) -> None: ...
 
 class Commit(_message.Message):
     __slots__ = ("step", "attempt", "num_frames", "verdict", "num_samples", "scale", "groups", "absent", "base_versions", "round", "lots")
@@ -99,16 +101,18 @@ class Pull(_message.Message):
     def __init__(self, request: _Optional[int] = ..., base_versions: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class InitialValues(_message.Message):
-    __slots__ = ("grant", "blocks", "lengths", "payload")
+    __slots__ = ("grant", "blocks", "lengths", "payload", "padding")
     GRANT_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     LENGTHS_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    PADDING_FIELD_NUMBER: _ClassVar[int]
     grant: int
     blocks: _containers.RepeatedScalarFieldContainer[int]
     lengths: _containers.RepeatedScalarFieldContainer[int]
     payload: bytes
-    def __init__(self, grant: _Optional[int] = ..., blocks: _Optional[_Iterable[int]] = ..., lengths: _Optional[_Iterable[int]] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    padding: bytes
+    def __init__(self, grant: _Optional[int] = ..., blocks: _Optional[_Iterable[int]] = ..., lengths: _Optional[_Iterable[int]] = ..., payload: _Optional[bytes] = ..., padding: _Optional[bytes] = ...) -> None: ...
 
 class ShardMessage(_message.Message):
     __slots__ = ("welcome", "outcome", "values", "pull_done")
@@ -159,18 +163,20 @@ class Outcome(_message.Message):
     def __init__(self, step: _Optional[int] = ..., kind: _Optional[_Union[Outcome.Kind, str]] = ..., duplicate: _Optional[bool] = ..., code: _Optional[_Union[_common_pb2.ErrorCode, str]] = ..., message: _Optional[str] = ..., round: _Optional[int] = ...) -> None: ...
 
 class Values(_message.Message):
-    __slots__ = ("blocks", "versions", "lengths", "delta", "payload")
+    __slots__ = ("blocks", "versions", "lengths", "delta", "payload", "padding")
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     LENGTHS_FIELD_NUMBER: _ClassVar[int]
     DELTA_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    PADDING_FIELD_NUMBER: _ClassVar[int]
     blocks: _containers.RepeatedScalarFieldContainer[int]
     versions: _containers.RepeatedScalarFieldContainer[int]
     lengths: _containers.RepeatedScalarFieldContainer[int]
     delta: bool
     payload: bytes
-    def __init__(self, blocks: _Optional[_Iterable[int]] = ..., versions: _Optional[_Iterable[int]] = ..., lengths: _Optional[_Iterable[int]] = ..., delta: _Optional[bool] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    padding: bytes
+    def __init__(self, blocks: _Optional[_Iterable[int]] = ..., versions: _Optional[_Iterable[int]] = ..., lengths: _Optional[_Iterable[int]] = ..., delta: _Optional[bool] = ..., payload: _Optional[bytes] = ..., padding: _Optional[bytes] = ...) -> None: ...
 
 class PullDone(_message.Message):
     __slots__ = ("request", "step", "round", "clock", "smallest_clock")

@@ -164,7 +164,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
             self._recorder.step_ended(
                 StepSummary(
                     kind=kind,
-                    num_samples=0.0 if request.skip else request.num_samples,
+                    num_samples=request.num_samples if kind is StepKind.APPLIED else 0.0,
                     restaged=replica.num_restaged > num_restaged,
                     times=StepTimes(
                         compute=compute,

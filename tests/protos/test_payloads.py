@@ -17,14 +17,16 @@ heads = st.builds(
 )
 
 
-@given(head=heads, payload=st.binary(max_size=300))
+@given(head=heads, payload=st.one_of(st.binary(max_size=300), st.integers(0, 5_000_000).map(bytes)))
 def test_generated_code_reads_what_is_joined(head: Frames, payload: bytes) -> None:
     data = join_payload(
         WorkerMessage.FRAMES_FIELD_NUMBER, head.SerializeToString(), Frames.PAYLOAD_FIELD_NUMBER, memoryview(payload)
     )
+    read = WorkerMessage.FromString(data)
+    read.frames.ClearField("padding")
     expected = WorkerMessage(frames=head)
     expected.frames.payload = payload
-    assert WorkerMessage.FromString(data) == expected
+    assert read == expected
     if payload:
         assert data[-len(payload) :] == payload
         assert (len(data) - len(payload)) % ALIGNMENT == 0

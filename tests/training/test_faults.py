@@ -152,7 +152,7 @@ def test_a_killed_server_ends_the_run_at_once_and_is_named(start: Callable[..., 
     assert time.monotonic() - killed < 15
     assert status != 0
     assert not summary["success"]
-    assert f"shard {shard}" in summary["error"]
+    assert f"Shard {shard} at" in summary["error"]
     assert address in summary["error"]
 
 

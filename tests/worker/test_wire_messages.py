@@ -16,7 +16,9 @@ def test_frames_read_back(step: int, attempt: int, blocks: list[int], size: int)
     payload = bytes(range(256)) * (size // 256 + 1)
     message = frames_message(step, attempt, blocks, blocks, memoryview(payload)[:size])
     expected = Frames(step=step, attempt=attempt, blocks=blocks, lengths=blocks, payload=payload[:size])
-    assert WorkerMessage.FromString(message) == WorkerMessage(frames=expected)
+    read = WorkerMessage.FromString(message)
+    read.frames.ClearField("padding")
+    assert read == WorkerMessage(frames=expected)
 
 
 @pytest.mark.parametrize("size", [0, 5, 300])
@@ -24,4 +26,6 @@ def test_initial_values_read_back(size: int) -> None:
     payload = b"x" * size
     message = initial_values_message(7, [3], [size], memoryview(payload))
     expected = InitialValues(grant=7, blocks=[3], lengths=[size], payload=payload)
-    assert WorkerMessage.FromString(message) == WorkerMessage(initial_values=expected)
+    read = WorkerMessage.FromString(message)
+    read.initial_values.ClearField("padding")
+    assert read == WorkerMessage(initial_values=expected)
