@@ -479,18 +479,20 @@ class StepStaged(_message.Message):
     def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., step: _Optional[int] = ..., round: _Optional[int] = ..., apply: _Optional[bool] = ..., num_samples: _Optional[float] = ..., scale: _Optional[float] = ..., groups: _Optional[_Iterable[_Union[_common_pb2.ParameterGroup, _Mapping]]] = ..., lots: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StepRefused(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "step", "code", "lots")
+    __slots__ = ("worker_id", "incarnation", "step", "code", "lots", "round")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     LOTS_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
     worker_id: int
     incarnation: int
     step: int
     code: _common_pb2.ErrorCode
     lots: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., step: _Optional[int] = ..., code: _Optional[_Union[_common_pb2.ErrorCode, str]] = ..., lots: _Optional[_Iterable[int]] = ...) -> None: ...
+    round: int
+    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., step: _Optional[int] = ..., code: _Optional[_Union[_common_pb2.ErrorCode, str]] = ..., lots: _Optional[_Iterable[int]] = ..., round: _Optional[int] = ...) -> None: ...
 
 class StepSettled(_message.Message):
     __slots__ = ("worker_id", "incarnation", "step", "applied", "lots", "lots_done")

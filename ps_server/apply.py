@@ -25,6 +25,8 @@ class BundleResult:
     """Positions of the blocks with a new version."""
     non_finite: list[str] = field(default_factory=list)
     """Parameters with a block left untouched because its sum was not finite."""
+    diverged: str | None = None
+    """A parameter whose new values are not finite: they are not published."""
     staleness: list[int] = field(default_factory=list)
     """Version staleness of each updated block, in updates."""
 
@@ -65,9 +67,16 @@ class BundleApplier:
                 positions = [position for position, _ in chosen]
                 self._store.update(positions, [gradient for _, gradient in chosen], numbers, group)
                 result.updated += positions
-            if result.updated:
+            result.diverged = self._first_diverged(result.updated)
+            if result.updated and result.diverged is None:
                 self._publisher.publish(bundle, sorted(result.updated))
         return result
+
+    def _first_diverged(self, positions: list[int]) -> str | None:
+        blocks = (self._store.blocks[position] for position in positions)
+        return next(
+            (block.parameter for block in blocks if largest_bits(self._store.array(block)) >= INFINITY_BITS), None
+        )
 
     def _reduce(self, block: OwnedBlock, job: Job, total: NDArray[np.float32]) -> bool:
         """total = sum of weight x frame in the order of the parts; False if nobody sent this block."""

@@ -48,9 +48,12 @@ from .links import RegistrarLink
 from .metrics import ServerMetrics
 from .session import Session
 from .shard import Shard
-from .statistics import ShardStatistics, peak_memory_bytes
+from .statistics import ShardStatistics
 
 log = structlog.get_logger(__name__)
+
+MOST_HEAD_BYTES = 1 << 16
+"""What a message of frames may hold beside frames and their numbers."""
 
 
 class Engine:
@@ -139,9 +142,14 @@ class Engine:
             self._metrics.streams.set(len(self._sessions))
         session.end()
 
-    def frames(self, key: Key, message: Frames, received: Received) -> None:
-        """Stages the frames of one message."""
+    def frames(self, session: Session, message: Frames, received: Received) -> None:
+        """Stages the frames of one message; of a stream that was opened again they are dropped."""
+        key = session.key
+        if received.num_bytes > received.payload.nbytes + MOST_HEAD_BYTES + 64 * len(message.blocks):
+            raise BadRequestError("a message of frames holds much that is no frame")
         with self._lock:
+            if self._sessions.get(key) is not session:
+                return
             shard = self._loaded()
             self._heard.add(key[1])
             admitted = shard.state.admit(key, message.step, message.attempt, message.blocks)
@@ -160,18 +168,24 @@ class Engine:
             self._statistics.pushed(received.num_bytes, shard.num_elements(message.blocks))
             self._count_refusals(shard)
 
-    def commit(self, key: Key, commit: Commit) -> None:
+    def commit(self, session: Session, commit: Commit) -> None:
         """Commits a step."""
+        key = session.key
         with self._lock:
+            if self._sessions.get(key) is not session:
+                return
             shard = self._loaded()
             self._heard.add(key[1])
             self._commit_times[key] = time.monotonic()
             self._carry_out(shard, shard.state.commit(key, commit))
             self._count_refusals(shard)
 
-    def pull(self, key: Key, pull: Pull) -> None:
+    def pull(self, session: Session, pull: Pull) -> None:
         """Asks for newer values."""
+        key = session.key
         with self._lock:
+            if self._sessions.get(key) is not session:
+                return
             shard = self._loaded()
             self._heard.add(key[1])
             self._commit_times[key] = time.monotonic()
@@ -182,18 +196,21 @@ class Engine:
 
         Raises:
             ExpiredError: another worker holds the grant now.
-            BadRequestError: the shard is initialised already.
+            NotReadyError: the grant is newer than what this shard has heard.
         """
         with self._lock:
             shard = self._loaded()
             self._heard.add(key[1])
-            if shard.state.ready or self._grant.done:
-                raise BadRequestError(f"shard {self._number} is initialised already")
+            if (shard.state.ready or self._grant.done) and key[1] == self._grant.incarnation:
+                return  # sent again after a lost connection
+            if message.grant > self._grant.grant:
+                raise NotReadyError(f"shard {self._number} has not heard of grant {message.grant} yet")
             if message.grant != self._grant.grant or key[1] != self._grant.incarnation:
                 raise ExpiredError("another worker has been given the right to initialise")
         frames = shard.parse(message.blocks, message.lengths, received.payload)
         with self._lock:
-            complete = message.grant == self._grant.grant and shard.take_initial(frames)
+            open_grant = message.grant == self._grant.grant and not (shard.state.ready or self._grant.done)
+            complete = open_grant and shard.take_initial(frames)
         if complete:
             shard.publish_all()
             self._report(ShardReport(initialised=Initialised(grant=message.grant)))
@@ -248,31 +265,9 @@ class Engine:
     def status(self) -> ShardStatus:
         """The shard's figures at this moment."""
         with self._lock:
-            statistics, shard = self._statistics, self._shard
-            status = ShardStatus(
-                shard=self._number,
-                address=self.address,
-                epoch=self._epoch,
-                bytes_pushed=statistics.bytes_pushed,
-                bytes_pulled=statistics.bytes_pulled,
-                elements_pushed=statistics.elements_pushed,
-                version_staleness=statistics.version_staleness.message(),
-                clock_lag=statistics.clock_lag.message(),
-                peak_memory_bytes=peak_memory_bytes(),
-                non_finite_sums=statistics.non_finite_sums,
-            )
-            if shard is not None:
-                counters = shard.state.counters
-                status.num_blocks = len(shard.store.blocks)
-                status.parameter_bytes = shard.store.parameter_bytes
-                status.steps_applied = counters.steps_applied
-                status.duplicates_dropped = counters.duplicates_dropped
-                status.pushes_refused.update(counters.pushes_refused)
-                status.pulls_waited = counters.pulls_waited
-                status.round = shard.state.round
-                self._metrics.staged_bytes.set(shard.state.staged_bytes)
-                self._metrics.version_spread.set(shard.store.version_spread)
-            return status
+            status = self._statistics.status(self._shard)
+        status.shard, status.address, status.epoch = self._number, self.address, self._epoch
+        return status
 
     # ---- applying ----
 
@@ -286,8 +281,11 @@ class Engine:
             result = shard.applier.apply(bundle, job)
             with self._lock:
                 self._statistics.applied(result.staleness, result.non_finite)
+                shard.state.diverged = shard.state.diverged or result.diverged
                 for ticket in tickets:
                     self._send_bundles(shard, ticket, [bundle])
+            if result.diverged is not None:
+                log.error("values are not finite any more", shard=self._number, parameter=result.diverged)
             for parameter in result.non_finite:
                 log.warning("sum is not finite; block left untouched", shard=self._number, parameter=parameter)
 

@@ -276,7 +276,13 @@ def check_optimizer(specification: OptimizerSpecification) -> None:
     Raises:
         SettingError: names the optimizers there are, or what is missing.
     """
-    optimizer_for(specification, [], 0)
+    optimizer = optimizer_for(specification, [(0, 1)], 1)
+    for group in specification.groups:
+        values = GroupValues(dict(group.numbers), dict(group.flags))
+        try:
+            optimizer.update([0], [torch.ones(1)], [torch.ones(1)], values)
+        except KeyError as missing:
+            raise SettingError(f"optimizer {specification.name} needs {missing} in every parameter group") from None
 
 
 def optimizer_for(

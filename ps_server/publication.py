@@ -32,6 +32,9 @@ class Publisher(Protocol):
     def publish(self, bundle: Bundle, changed: Sequence[int]) -> None:
         """Makes the current values of a bundle the published ones; `changed` are positions with a new version."""
 
+    def publish_initial(self, bundle: Bundle) -> None:
+        """Makes the initial values the published ones, also when others were before: initialising may be repeated."""
+
     def message(self, bundle: Bundle, held: NDArray[np.int64]) -> bytes:
         """A serialized `ShardMessage` that brings a holder of versions `held` (-1 = nothing) to the newest."""
 
@@ -49,6 +52,9 @@ class DensePublisher:
         for position in bundle:
             builder.add(position, self._store.array(self._store.blocks[position]))
         self._messages[bundle.number] = builder.message(delta=False)
+
+    def publish_initial(self, bundle: Bundle) -> None:
+        self.publish(bundle, list(bundle))
 
     def message(self, bundle: Bundle, held: NDArray[np.int64]) -> bytes:
         return self._messages[bundle.number]
@@ -71,15 +77,14 @@ class DeltaPublisher:
         self._store = store
         self._shadow: NDArray[np.float32] = np.zeros(store.num_elements, dtype=np.float32)
         self._deltas: list[_Delta | None] = [None] * len(store.bundles)
-        self._published = [False] * len(store.bundles)
         self._scratch = threading.local()
 
+    def publish_initial(self, bundle: Bundle) -> None:
+        self._deltas[bundle.number] = None
+        for position in bundle:
+            self._shadow_of(position)[:] = self._store.array(self._store.blocks[position])
+
     def publish(self, bundle: Bundle, changed: Sequence[int]) -> None:
-        if not self._published[bundle.number]:
-            self._published[bundle.number] = True
-            for position in bundle:
-                self._shadow_of(position)[:] = self._store.array(self._store.blocks[position])
-            return
         base = self._store.versions[bundle.first : bundle.last].copy()
         builder = _MessageBuilder(self._store, self._codec, changed)
         difference = self._scratch_of(bundle)

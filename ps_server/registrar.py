@@ -40,10 +40,12 @@ class Registrar:
     has not installed the newest view; a fenced incarnation never becomes live again.
     """
 
-    def __init__(self, settings: JobSettings, num_shards: int, tick_seconds: float) -> None:
+    def __init__(
+        self, settings: JobSettings, num_shards: int, tick_seconds: float, newest_incarnation: int = 0
+    ) -> None:
         self._settings = settings
         self._num_shards = num_shards
-        self._roster = Roster(num_shards, Leases(settings.lease_seconds, tick_seconds))
+        self._roster = Roster(num_shards, Leases(settings.lease_seconds, tick_seconds), newest_incarnation)
         self._enrolment = Enrolment(num_shards)
         policy = policy_for(settings)
         self._rounds = Rounds(policy, num_shards) if isinstance(policy, Synchronous) else None
@@ -135,6 +137,8 @@ class Registrar:
     def activate(self, now: float, worker_id: int, incarnation: int, last_clock: int) -> ActivateResponse:
         """Lets a worker count from now on; answered for good once training is open."""
         worker = self._roster.caller(now, worker_id, incarnation)
+        if worker.observer:
+            raise BadRequestError("an observer does not take part in training")
         if worker.state == "joined" or not self._enrolment.initialised:
             raise StepError(f"worker {worker_id} is not enrolled; call worker.optimizer() first")
         self._maybe_open(now, starting=True)
@@ -211,7 +215,7 @@ class Registrar:
                 self._staged(now, shard, report)
             case "refused" if self._rounds is not None:
                 if self._roster.is_live(report.refused.worker_id, report.refused.incarnation):
-                    self._rounds.refused(report.refused)
+                    self._dealer.give_back(self._rounds.refused(report.refused))
             case "settled":
                 self._settled(now, shard, report)
             case "alive":
@@ -302,7 +306,8 @@ class Registrar:
 
     def _activate(self, now: float, worker: Worker, last_clock: int) -> None:
         smallest = self._job_clock() if self._roster.members() else 0
-        worker.start_clock = worker.clock = max(smallest, last_clock, worker.clock)
+        largest = max((other.clock for other in self._roster), default=0)
+        worker.start_clock = worker.clock = max(smallest, min(last_clock, largest), worker.clock)
         worker.first_round = self.rounds_closed + 1
         worker.last_progress = now
         worker.state = "active"
@@ -339,6 +344,9 @@ class Registrar:
             return
         worker.last_progress = now
         worker.clock += 1
+        if worker.state == "paused":
+            # Only a suspended worker ends steps: one that paused by itself has all its outcomes. It counts again.
+            self._activate(now, worker, worker.clock)
         if settled.lots_done:
             self._dealer.done(list(settled.lots))
         else:

@@ -29,6 +29,7 @@ from ..protos.registrar_pb2 import (
     RegistrarOrder,
     ShardHello,
     ShardReport,
+    WorkerReport,
 )
 from ..protos.registrar_pb2_grpc import RegistrarServicer
 from .config import JobSettings
@@ -55,7 +56,8 @@ class RegistrarService(RegistrarServicer):
         self._job_id = job_id
         self._metrics = metrics
         self._tick_seconds = tick_seconds
-        self._registrar = Registrar(settings, num_shards, tick_seconds)
+        # Incarnations of an earlier life of this address must not be granted again: they start from the calendar's time.
+        self._registrar = Registrar(settings, num_shards, tick_seconds, time.time_ns())
         self._changed = threading.Condition()
         self._sequence = 0
         self._log: list[RegistrarOrder] = []
@@ -100,7 +102,14 @@ class RegistrarService(RegistrarServicer):
             self._check_shards()
             response = self._registrar.join(time.monotonic(), request)
             self._send_orders()
-            self._wait_for_view()
+            try:
+                self._wait_for_view()
+            except NotReadyError:
+                # The caller will ask again and be somebody new.
+                self._registrar.leave(
+                    time.monotonic(), response.worker_id, response.incarnation, WorkerReport(), failure=""
+                )
+                raise
             response.job.CopyFrom(self._job())
             log.info(
                 "worker joined",
@@ -174,6 +183,8 @@ class RegistrarService(RegistrarServicer):
             first = next(request_iterator, ShardReport())
             if first.WhichOneof("report") != "hello":
                 raise BadRequestError("the first message of a link is ShardHello")
+            if first.hello.shard == 0:
+                raise BadRequestError("shard 0 lives with the registrar and needs no link")
             stream = self._link(first.hello)
         context.add_callback(stream.end)
         threading.Thread(
@@ -195,6 +206,8 @@ class RegistrarService(RegistrarServicer):
             if shard >= len(self._addresses):
                 raise BadRequestError(f"the job has {len(self._addresses)} shards; there is no shard {shard}")
             known = self._epochs[shard]
+            if known is not None and known != hello.epoch and shard in self._streams:
+                raise BadRequestError(f"shard {shard} is linked already, from {self._addresses[shard]}")
             if known is not None and known != hello.epoch and self._registrar.agreed is not None:
                 self._lost = ServerLostError(
                     f"shard {shard} at {hello.address} came back without its state; the job cannot go on"
@@ -249,6 +262,9 @@ class RegistrarService(RegistrarServicer):
             pass
         finally:
             stream.end()
+            with self._changed:
+                if self._streams.get(shard) is stream:
+                    del self._streams[shard]
 
     def _deliver(self, shard: LinkedShard, stream: OrderStream) -> None:
         for order in stream:

@@ -32,6 +32,7 @@ def refused_report(ledger: StepLedger, commit: Commit, code: ErrorCode) -> Shard
             step=commit.step,
             code=code,
             lots=commit.lots,
+            round=commit.round,
         )
     )
 

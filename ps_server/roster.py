@@ -42,12 +42,12 @@ class Roster:
     becomes live again.
     """
 
-    def __init__(self, num_shards: int, leases: Leases) -> None:
+    def __init__(self, num_shards: int, leases: Leases, newest_incarnation: int = 0) -> None:
         self._num_shards = num_shards
         self._leases = leases
         self._workers: dict[int, Worker] = {}
         self._fences: dict[int, Fence] = {}
-        self._newest_incarnation = 0
+        self._newest_incarnation = newest_incarnation
         self._split_of_replaced = 0
 
     def __iter__(self) -> Iterator[Worker]:

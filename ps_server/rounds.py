@@ -67,17 +67,19 @@ class Rounds:
             step.lots = step.lots or list(report.lots)
         return []
 
-    def refused(self, report: StepRefused) -> None:
-        """A shard refused a step: it takes part in its round as a skip, on every shard."""
+    def refused(self, report: StepRefused) -> list[int]:
+        """A shard refused a step: it takes part in its round as a skip, on every shard. Returns lots of a late one."""
+        if report.round <= self.closed:
+            return list(report.lots)
         key = (report.worker_id, report.incarnation)
         step = self._pending.get(key)
         if step is None or step.step < report.step:
-            round_number = self.closed + 1
-            step = self._pending[key] = PendingStep(report.step, round_number, False, 0.0, 1.0, [])
+            step = self._pending[key] = PendingStep(report.step, report.round, False, 0.0, 1.0, [])
         if step.step == report.step:
             step.lots = step.lots or list(report.lots)
             step.refused = True
             step.apply = False
+        return []
 
     def forget(self, worker: int, incarnation: int) -> None:
         """A worker is gone: its step is in no round, unless that round is closed already."""

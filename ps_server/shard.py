@@ -59,18 +59,19 @@ class Shard:
         return frames
 
     def take_initial(self, frames: dict[int, StagedFrame]) -> bool:
-        """Stores initial values; True when every block has its value."""
+        """Stores initial values; True when with these every block has its value."""
+        complete = len(self.initialised) == len(self.store.blocks)
         for block_id, staged in frames.items():
             block = self.store.blocks[self.store.position_of[block_id]]
             staged.frame.decode_into(self.store.array(block))
             self.initialised.add(block_id)
-        return len(self.initialised) == len(self.store.blocks)
+        return not complete and len(self.initialised) == len(self.store.blocks)
 
     def publish_all(self) -> None:
         """Makes the initial values the published ones."""
         for bundle in self.store.bundles:
             with bundle.lock:
-                self.publisher.publish(bundle, list(bundle))
+                self.publisher.publish_initial(bundle)
 
     def num_elements(self, blocks: Sequence[int]) -> int:
         """Of these blocks together."""

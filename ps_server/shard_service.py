@@ -62,11 +62,11 @@ class ShardService(ShardServicer):
         message = received.message
         match message.WhichOneof("message"):
             case "frames":
-                self._engine.frames(session.key, message.frames, received)
+                self._engine.frames(session, message.frames, received)
             case "commit":
-                self._engine.commit(session.key, message.commit)
+                self._engine.commit(session, message.commit)
             case "pull":
-                self._engine.pull(session.key, message.pull)
+                self._engine.pull(session, message.pull)
             case "initial_values":
                 self._engine.initial_values(session.key, message.initial_values, received)
             case other:

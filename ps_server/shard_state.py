@@ -13,6 +13,7 @@ from ..protos.common_pb2 import ErrorCode, ParameterGroup
 from ..protos.errors import (
     BadRequestError,
     FutureBaseError,
+    NonFiniteError,
     NotReadyError,
     PushpullError,
     StepError,
@@ -58,7 +59,10 @@ class ShardState:
         self._round_decided = 0
         self.ready = False
         """Initial values are valid."""
+        self.diverged: str | None = None
+        """A parameter whose values are not finite any more."""
         self._ledgers: dict[Key, StepLedger] = {}
+        self._refusals: dict[Key, ShardReport] = {}
         self._tickets: dict[Key, PullTicket] = {}
         self._jobs_decided = 0
         self._jobs_done = 0
@@ -92,11 +96,16 @@ class ShardState:
         if ledger.recorded(step) is not None:
             self.counters.duplicates_dropped += len(blocks)
             return False
-        self.membership.check(*key)
+        if self.membership.check(*key).observer:
+            raise BadRequestError("an observer pushes nothing")
         if not self.ready:
             raise NotReadyError(f"shard {self._shard} has no parameters yet")
         begun = ledger.begin(step, attempt)
         if begun is None or begun.refusal is not None:
+            return False
+        if begun.commit is not None:
+            # what is committed is what was reported: frames behind it are repetitions at best
+            self.counters.duplicates_dropped += len(blocks)
             return False
         for block in blocks:
             if block not in self._pushed_ids:
@@ -110,7 +119,7 @@ class ShardState:
     def stage(self, key: Key, step: int, attempt: int, frames: dict[int, StagedFrame]) -> None:
         """Keeps validated frames of the open step. They change nothing else."""
         ledger = self._ledger(key)
-        if ledger.open is None or (ledger.open.step, ledger.open.attempt) != (step, attempt):
+        if not ledger.takes_frames(step, attempt):
             return
         for block, staged in frames.items():
             try:
@@ -123,7 +132,7 @@ class ShardState:
     def refuse(self, key: Key, step: int, attempt: int, error: PushpullError) -> None:
         """A frame of the open step is not valid: the step will be refused at its commit."""
         ledger = self._ledger(key)
-        if ledger.open is not None and (ledger.open.step, ledger.open.attempt) == (step, attempt):
+        if ledger.takes_frames(step, attempt):
             self._refuse(ledger, error)
 
     def commit(self, key: Key, commit: Commit) -> list[Effect]:
@@ -132,6 +141,8 @@ class ShardState:
         Raises:
             FencedError, UnknownIncarnationError, NotReadyError, BadRequestError: nothing was changed.
         """
+        if commit.verdict not in (Verdict.VERDICT_APPLY, Verdict.VERDICT_SKIP):
+            raise BadRequestError("the verdict of a commit is APPLY or SKIP")
         ledger = self._ledger(key)
         base = self._base(commit.base_versions)
         recorded = ledger.recorded(commit.step)
@@ -139,9 +150,13 @@ class ShardState:
             self.counters.duplicates_dropped += 1
             self._ticket(key, 0, commit.step, base)
             return [Tell(key, recorded), *self._answer()]
-        self.membership.check(*key)
+        if self.membership.check(*key).observer:
+            raise BadRequestError("an observer pushes nothing")
         if not self.ready:
             raise NotReadyError(f"shard {self._shard} has no parameters yet")
+        if ledger.open is not None and ledger.open.closing and ledger.open.step == commit.step:
+            self._ticket(key, 0, commit.step, base)
+            return []
         open_step = ledger.begin(commit.step, commit.attempt)
         if open_step is None:
             return []
@@ -151,8 +166,6 @@ class ShardState:
             open_step.commit = commit
         else:
             self.counters.duplicates_dropped += 1
-        if open_step.closing:
-            return []
         if open_step.refusal is not None:
             return self._settle_refused(ledger, open_step)
         if self._policy.waits_for_round:
@@ -188,6 +201,7 @@ class ShardState:
                 if ledger.open is not None and not ledger.open.closing:
                     ledger.open = None
                 self._tickets.pop(key, None)
+                self._refusals.pop(key, None)
         ended = sorted((key for key in self._ledgers if key not in live), key=lambda key: key[1])
         for key in ended[:-ENDED_LEDGERS_KEPT]:
             if self._ledgers[key].open is None:
@@ -252,14 +266,15 @@ class ShardState:
         self.round = max(self.round, job.round)
         effects: list[Effect] = []
         for key, kind in job.settles.items():
-            effects += self._settle(self._ledgers[key], kind)
+            if key in self._ledgers:
+                effects += self._settle(self._ledgers[key], kind)
         return [*effects, *self._answer()]
 
     # ---- for a new link to the registrar ----
 
     def reports_again(self) -> list[ShardReport]:
         """What the registrar may have missed while the link was down. Repeating it changes nothing."""
-        reports = []
+        reports = list(self._refusals.values())
         for ledger in self._ledgers.values():
             if ledger.open is not None and ledger.open.commit is not None and self._policy.waits_for_round:
                 reports.append(staged_report(ledger, ledger.open.commit))
@@ -298,7 +313,10 @@ class ShardState:
     def _check_complete(self, ledger: StepLedger, step: OpenStep, commit: Commit, base: NDArray[np.int64]) -> None:
         if step.refusal is not None:
             return
-        if (base > self._versions).any():
+        if self.diverged is not None:
+            said = f"{self.diverged} is not finite after an update: training has diverged; lower the learning rate"
+            self._refuse(ledger, NonFiniteError(said))
+        elif (base > self._versions).any():
             self._refuse(ledger, FutureBaseError("the gradient was computed from a version that does not exist yet"))
         elif commit.verdict == Verdict.VERDICT_APPLY:
             expected = self._pushed_ids - set(commit.absent)
@@ -350,7 +368,9 @@ class ShardState:
     def _settle_refused(self, ledger: StepLedger, step: OpenStep) -> list[Effect]:
         effects: list[Effect] = []
         if self._policy.waits_for_round and step.refusal is not None and step.commit is not None:
-            effects.append(Report(refused_report(ledger, step.commit, step.refusal[0])))
+            report = refused_report(ledger, step.commit, step.refusal[0])
+            self._refusals[(ledger.worker_id, ledger.incarnation)] = report
+            effects.append(Report(report))
         return [*effects, *self._settle(ledger, Outcome.KIND_REFUSED), *self._answer()]
 
     def _answer(self) -> list[Effect]:

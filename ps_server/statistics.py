@@ -5,8 +5,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..protos.registrar_pb2 import Summary
+from ..protos.registrar_pb2 import ShardStatus, Summary
 from .metrics import ServerMetrics
+from .shard import Shard
 
 
 @dataclass
@@ -63,6 +64,30 @@ class ShardStatistics:
             self.metrics.version_staleness.observe(max(staleness))
         self.non_finite_sums += len(non_finite)
         self.metrics.non_finite.inc(len(non_finite))
+
+    def status(self, shard: Shard | None) -> ShardStatus:
+        """All figures, with those of the shard once its plan is known."""
+        status = ShardStatus(
+            bytes_pushed=self.bytes_pushed,
+            bytes_pulled=self.bytes_pulled,
+            elements_pushed=self.elements_pushed,
+            version_staleness=self.version_staleness.message(),
+            clock_lag=self.clock_lag.message(),
+            peak_memory_bytes=peak_memory_bytes(),
+            non_finite_sums=self.non_finite_sums,
+        )
+        if shard is not None:
+            counters = shard.state.counters
+            status.num_blocks = len(shard.store.blocks)
+            status.parameter_bytes = shard.store.parameter_bytes
+            status.steps_applied = counters.steps_applied
+            status.duplicates_dropped = counters.duplicates_dropped
+            status.pushes_refused.update(counters.pushes_refused)
+            status.pulls_waited = counters.pulls_waited
+            status.round = shard.state.round
+            self.metrics.staged_bytes.set(shard.state.staged_bytes)
+            self.metrics.version_spread.set(shard.store.version_spread)
+        return status
 
     def refused(self, reasons: Mapping[str, int], seen: dict[str, int]) -> None:
         """Raises the refusal counters to `reasons`; `seen` remembers what was counted."""

@@ -67,9 +67,18 @@ class StepLedger:
         """
         if step != self.last_outcome.step + 1:
             raise StepError(f"worker {self.worker_id} sent step {step}, but step {self.last_outcome.step + 1} is due")
-        if self.open is None or (self.open.attempt < attempt and not self.open.closing):
+        # What is committed is reported as it is: nothing replaces it.
+        if self.open is None or (self.open.attempt < attempt and self.open.commit is None and not self.open.closing):
             self.open = OpenStep(step, attempt)
         return self.open if self.open.attempt == attempt else None
+
+    def takes_frames(self, step: int, attempt: int) -> bool:
+        """Whether frames of this key may still be staged."""
+        return (
+            self.open is not None
+            and self.open.commit is None
+            and (self.open.step, self.open.attempt) == (step, attempt)
+        )
 
     def add(self, block: int, staged: StagedFrame) -> bool:
         """Stages one frame; False if the same bytes are there already.

@@ -11,6 +11,7 @@ from raw_worker import RawStream, RawWorker, cluster, encode, plan_for, sgd
 
 from pushpull.protos.common_pb2 import ErrorCode, ParameterGroup
 from pushpull.protos.errors import (
+    BadRequestError,
     ConflictError,
     OptimizerMismatchError,
     OverBudgetError,
@@ -23,7 +24,7 @@ from pushpull.protos.errors import (
     WrongShardError,
     error_of_call,
 )
-from pushpull.protos.registrar_pb2 import DealRequest, EnrolRequest
+from pushpull.protos.registrar_pb2 import DealRequest, EnrolRequest, ShardHello, ShardReport
 from pushpull.protos.shard_pb2 import Commit, Frames, Outcome, Pull
 from pushpull.ps_server.config import JobSettings, ServerConfig
 from pushpull.ps_server.server import Server
@@ -62,6 +63,14 @@ def assert_still_trains(worker: RawWorker) -> None:
     for block, values in before.items():
         moved = 0.1 if block < len(worker.sizes) - 1 else 0.0
         np.testing.assert_allclose(worker.values[block], values - moved, rtol=1e-6)
+
+
+def assert_still_serves(worker: RawWorker) -> None:
+    """A new process in the worker's place trains on."""
+    again = RawWorker(worker.job.shard_addresses[0], worker_id=worker.id).start()
+    again.activate()
+    assert_still_trains(again)
+    again.close()
 
 
 class TestStepsThatAreRefused:
@@ -198,6 +207,39 @@ class TestStepsThatAreRefused:
         worker.close()
 
 
+def test_values_that_diverge_are_not_published_and_the_server_lives_to_say_so(worker: RawWorker) -> None:
+    groups = sgd(1.0).groups
+    for value in (3e38, 3e38):
+        for outcome in worker.train(value, groups=groups):
+            assert outcome.kind == Outcome.KIND_APPLIED
+    outcomes = worker.train(1.0)
+    assert {outcome.code for outcome in outcomes} == {ErrorCode.NON_FINITE}
+    assert "p0" in outcomes[0].message
+    assert "diverged" in outcomes[0].message
+    assert all(np.isfinite(values).all() for values in worker.values.values())
+
+
+def test_frames_behind_a_commit_change_nothing() -> None:
+    with cluster(2, mode="sync", expected_workers=2) as servers:
+        first, second = RawWorker(servers[0].address), RawWorker(servers[0].address)
+        first.start()
+        second.start()
+        first.activate()
+        second.activate()
+        first.push(1.0)
+        for shard, stream in enumerate(first.streams):
+            for attempt in (1, 2):
+                frames = first.frames(shard, 100.0)
+                frames.attempt = attempt
+                stream.send(frames=frames)
+        second.push(1.0)
+        for outcome in first.finish() + second.finish():
+            assert outcome.kind == Outcome.KIND_APPLIED
+        np.testing.assert_allclose(first.values[0], 0.9)
+        first.close()
+        second.close()
+
+
 class TestStreamsThatEnd:
     """The shard refuses the whole stream; the worker's state is untouched."""
 
@@ -226,6 +268,17 @@ class TestStreamsThatEnd:
     def test_wrong_number_of_base_versions(self, worker: RawWorker) -> None:
         worker.streams[0].send(pull=Pull(base_versions=[0] * 99))
         assert "base_versions" in str(refusal(worker.streams[0].receive))
+
+    def test_commit_without_a_verdict(self, worker: RawWorker) -> None:
+        worker.streams[0].send(commit=worker.commit_message(0, None, verdict=0))
+        assert "verdict" in str(refusal(worker.streams[0].receive))
+        assert_still_serves(worker)
+
+    def test_message_that_hides_much_beside_its_frames(self, worker: RawWorker) -> None:
+        frames = worker.frames(0, 1.0)
+        frames.padding = bytes(1 << 20)
+        worker.streams[0].send(frames=frames)
+        assert "no frame" in str(refusal(worker.streams[0].receive))
 
     def test_step_that_is_not_due(self, worker: RawWorker) -> None:
         frames = worker.frames(0, 1.0)
@@ -289,6 +342,19 @@ class TestEnrolment:
         assert isinstance(error, OptimizerMismatchError)
         assert "momentum" in str(error)
         other.close()
+
+    def test_optimizer_without_its_numbers_is_refused(self, servers: list[Server]) -> None:
+        worker = RawWorker(servers[0].address)
+        adamw = sgd()
+        adamw.name = "AdamW"
+        assert "betas.0" in str(refusal(lambda: worker.enrol(adamw)))
+        worker.close()
+
+    def test_a_stranger_cannot_take_a_shards_place(self, servers: list[Server], worker: RawWorker) -> None:
+        for shard in (0, 1):
+            hello = ShardReport(hello=ShardHello(shard=shard, address="elsewhere:1", epoch=7))
+            assert isinstance(refusal(lambda: next(worker.registrar.Link(iter([hello])))), BadRequestError)  # noqa: B023
+        assert_still_trains(worker)
 
     def test_unknown_optimizer_is_refused(self, servers: list[Server]) -> None:
         worker = RawWorker(servers[0].address)

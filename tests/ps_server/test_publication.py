@@ -50,7 +50,7 @@ def test_joiners_and_followers_hold_the_same_bits(codec: str) -> None:
     store = BlockStore(plan_for(1, SIZES), sgd(), 0, 1 << 20)
     (bundle,) = store.bundles
     publisher = publisher_for(JobSettings(pull_codec=codec), store)
-    publisher.publish(bundle, list(bundle))
+    publisher.publish_initial(bundle)
     follower = Holder(store)
     assert not follower.pull(publisher, bundle)
     for version in range(5):
@@ -63,12 +63,25 @@ def test_joiners_and_followers_hold_the_same_bits(codec: str) -> None:
             np.testing.assert_array_equal(values.view(np.uint32), joiner.values[block].view(np.uint32))
 
 
+def test_initialising_again_publishes_whole_values() -> None:
+    store = BlockStore(plan_for(1, SIZES), sgd(), 0, 1 << 20)
+    (bundle,) = store.bundles
+    publisher = publisher_for(JobSettings(pull_codec="int8"), store)
+    for value in (1.0, 2.0):
+        for block in store.blocks:
+            store.array(block)[:] = value
+        publisher.publish_initial(bundle)
+        holder = Holder(store)
+        assert not holder.pull(publisher, bundle)
+        assert all((values == value).all() for values in holder.values.values())
+
+
 def test_who_missed_a_version_gets_whole_values() -> None:
     generator = np.random.default_rng(0)
     store = BlockStore(plan_for(1, SIZES), sgd(), 0, 1 << 20)
     (bundle,) = store.bundles
     publisher = publisher_for(JobSettings(pull_codec="int8"), store)
-    publisher.publish(bundle, list(bundle))
+    publisher.publish_initial(bundle)
     away, follower = Holder(store), Holder(store)
     away.pull(publisher, bundle)
     follower.pull(publisher, bundle)
@@ -86,7 +99,7 @@ def test_differences_bring_the_followers_to_the_values() -> None:
     store = BlockStore(plan_for(1, SIZES), sgd(), 0, 1 << 20)
     (bundle,) = store.bundles
     publisher = publisher_for(JobSettings(pull_codec="int8"), store)
-    publisher.publish(bundle, list(bundle))
+    publisher.publish_initial(bundle)
     follower = Holder(store)
     follower.pull(publisher, bundle)
     for _ in range(50):

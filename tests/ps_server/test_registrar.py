@@ -244,11 +244,18 @@ class TestRounds:
     def test_a_step_refused_by_one_shard_is_a_skip_on_all(self) -> None:
         script, first, second = two_active()
         script.staged(second, 1, 1, shards=(0,))
-        refused = StepRefused(worker_id=1, incarnation=second[1], step=1)
+        refused = StepRefused(worker_id=1, incarnation=second[1], step=1, round=1)
         script.report(ShardReport(refused=refused), shards=(1,))
         script.staged(first, 1, 1)
         (record,) = script.rounds
         assert [c.apply for c in record.contributions] == [True, False]
+
+    def test_a_refusal_of_a_closed_round_closes_no_other(self) -> None:
+        script, first, second = two_active(quorum=1)
+        script.staged(first, 1, 1)
+        refused = StepRefused(worker_id=1, incarnation=second[1], step=1, round=1)
+        script.report(ShardReport(refused=refused))
+        assert script.contributors() == [[0]]
 
     def test_a_quorum_closes_without_the_slow_and_takes_all_that_are_complete(self) -> None:
         script, first, second = two_active(quorum=1)
@@ -308,6 +315,21 @@ class TestClocks:
         for step in range(1, 4):
             self.settle(script, second, step)
         assert script.activate(script.ready(2)).clock == 3
+
+    def test_a_clock_that_a_worker_claims_is_at_most_what_the_job_has_seen(self) -> None:
+        script, first, _ = two_active(mode="bounded")
+        self.settle(script, first, 1)
+        assert script.activate(script.ready(2), last_clock=2**64 - 1).clock == 1
+
+    def test_a_suspended_worker_that_goes_on_counts_again(self) -> None:
+        script, first, second = two_active(mode="bounded", progress_timeout_seconds=5)
+        for step in range(1, 4):
+            self.settle(script, first, step)
+        script.at(6.0, first, second)
+        assert {member.worker_id: member.active for member in script.views[-1].members} == {0: True, 1: False}
+        self.settle(script, second, 1)
+        script.pump()
+        assert all(member.active for member in script.views[-1].members)
 
     def test_clocks_never_go_back(self) -> None:
         script, first, _second = two_active(mode="bounded")
