@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..compression.kernels import largest_bits
+from ..protos.errors import NonFiniteError
 from .blocks import BlockStore, Bundle, OwnedBlock
 from .consistency import Policy
 from .effects import Job
@@ -67,16 +68,18 @@ class BundleApplier:
                 positions = [position for position, _ in chosen]
                 self._store.update(positions, [gradient for _, gradient in chosen], numbers, group)
                 result.updated += positions
-            result.diverged = self._first_diverged(result.updated)
-            if result.updated and result.diverged is None:
-                self._publisher.publish(bundle, sorted(result.updated))
+            if result.updated:
+                try:
+                    self._publisher.publish(bundle, sorted(result.updated))
+                except NonFiniteError:
+                    # Encoding looks at every value anyway; only now is it worth asking whose it was.
+                    result.diverged = self._first_diverged(result.updated)
         return result
 
-    def _first_diverged(self, positions: list[int]) -> str | None:
-        blocks = (self._store.blocks[position] for position in positions)
-        return next(
-            (block.parameter for block in blocks if largest_bits(self._store.array(block)) >= INFINITY_BITS), None
-        )
+    def _first_diverged(self, positions: list[int]) -> str:
+        blocks = [self._store.blocks[position] for position in positions]
+        diverged = (block.parameter for block in blocks if largest_bits(self._store.array(block)) >= INFINITY_BITS)
+        return next(diverged, f"what is published of {blocks[0].parameter}")
 
     def _reduce(self, block: OwnedBlock, job: Job, total: NDArray[np.float32]) -> bool:
         """total = sum of weight x frame in the order of the parts; False if nobody sent this block."""
