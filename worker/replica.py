@@ -9,7 +9,7 @@ import torch
 
 from ..compression.spec import parse_codec
 from ..protos.common_pb2 import Mode, OptimizerSpecification
-from ..protos.errors import ExpiredError, FencedError, NonFiniteError
+from ..protos.errors import ExpiredError, FencedError, NonFiniteError, PushpullError
 from ..protos.registrar_pb2 import EnrolResponse
 from ..protos.shard_pb2 import Hello, Outcome, Pull, WorkerMessage
 from .followed_values import receiver_for
@@ -94,6 +94,7 @@ class Replica:
         self._shards = self._new_shards()
         self._retired_bytes = (0, 0, 0)
         self._active = False
+        self._interrupted = False
         self._step = 0
         self._round_due = 0
         self._num_pulls = 0
@@ -144,16 +145,19 @@ class Replica:
         """
         try:
             self._membership.check()
+            if self._interrupted:
+                raise ExpiredError("the step before was interrupted")
             if not self._active and not self._activate():
                 return StepKind.TOO_OLD
             return self._take_step(request)
-        except ExpiredError:
+        except ExpiredError as error:
+            logger.warning("worker %d joins again: %s", self._membership.worker_id, error)
+            self._interrupted = False
             self.rejoin()
             return StepKind.EXPIRED
 
     def rejoin(self) -> None:
         """A new incarnation: everything is pulled, the open step's gradient is dropped, the residual stays."""
-        logger.warning("worker %d joins again: its lease ran out", self._membership.worker_id)
         self._stager.suspend()
         self.encoder.discard(range(len(self.plan.blocks)))
         for attempts_left in reversed(range(REJOIN_ATTEMPTS)):
@@ -280,14 +284,16 @@ class Replica:
         frames = self._stage(request)
         staged_at = time.perf_counter()
         self._held.expect()
-        for shard in range(self.plan.num_shards):
-            key = self._step + 1, self._round_due
-            commit = commit_of(shard, request, frames, self._held.versions(shard), key)
-            self._shards.commit(shard, WorkerMessage(commit=commit).SerializeToString())
         try:
+            for shard in range(self.plan.num_shards):
+                key = self._step + 1, self._round_due
+                commit = commit_of(shard, request, frames, self._held.versions(shard), key)
+                self._shards.commit(shard, WorkerMessage(commit=commit).SerializeToString())
             self._shards.wait()
-        except BaseException:
+        except BaseException as error:
             self._settle(frames)
+            # Ctrl-C, say: some shards may have applied the step. Its outcome must not be taken for the next one's.
+            self._interrupted = not isinstance(error, PushpullError)
             raise
         self._held.complete()
         self._count_time(staged_at - started, time.perf_counter() - staged_at)
