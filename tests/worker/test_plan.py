@@ -1,13 +1,17 @@
 """The plan: parameters cut into blocks, blocks placed on shards."""
 
 import math
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pushpull.protos.errors import SettingError
+from pushpull.worker.model_table import model_table
 from pushpull.worker.plan import (
     ShardingPlan,
     TableEntry,
@@ -78,7 +82,23 @@ class TestBlocks:
             make_plan(table((4,)), 1, block_elements=1 << 30)
 
 
+CHAR_GPT_SIZES = (128, 4, 4, 128)
+"""Width, layers, heads, context."""
+
+
+def char_gpt_table() -> list[TableEntry]:
+    """The example's model, with the sizes it has unless told otherwise."""
+    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "char_gpt.py"))
+    model = example["GPT"](*CHAR_GPT_SIZES)
+    return model_table(model, torch.optim.AdamW(model.parameters()).param_groups).entries
+
+
 class TestPlacement:
+    @pytest.mark.parametrize("num_shards", [2, 3, 5, 8])
+    def test_balances_bytes_of_the_text_example(self, num_shards: int) -> None:
+        bytes_of = make_plan(char_gpt_table(), num_shards).shard_bytes
+        assert max(bytes_of) <= 1.1 * sum(bytes_of) / num_shards
+
     @pytest.mark.parametrize("num_shards", [2, 3, 5, 8])
     @pytest.mark.parametrize("entries", [DIGITS_TABLE, transformer_table()], ids=["digits MLP", "124 M transformer"])
     def test_balances_bytes(self, entries: list[TableEntry], num_shards: int) -> None:
