@@ -86,6 +86,10 @@ SELECTIONS: dict[int, Callable[[Header, DenseCodec, Bytes], Body]] = {DENSE: rea
 """How to read a frame, by the number of the selection in its header."""
 
 
+WHOLE_VALUE_CODECS = ("fp32", "fp16", "bf16")
+"""Pull codecs whose frames are values; with every other, frames are differences to the version before."""
+
+
 @lru_cache(maxsize=256)
 def parse_codec(spec: str) -> Codec:
     """The codec of a specification; raises CodecError that names the part that is wrong."""

@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 
 from ..compression.codec import Codec
 from ..compression.frame import parse_frame
-from ..compression.spec import parse_codec
+from ..compression.spec import WHOLE_VALUE_CODECS, parse_codec
 from ..protos.errors import SettingError
 from ..protos.payloads import join_payload
 from ..protos.shard_pb2 import ShardMessage, Values
 from .blocks import BlockStore, Bundle
 from .config import JobSettings
-
-DENSE_PULLS = ("fp32", "fp16", "bf16")
 
 
 class Publisher(Protocol):
@@ -127,12 +125,12 @@ def check_pull_codec(settings: JobSettings) -> None:
         SettingError: names the codecs that would work.
     """
     codec = parse_codec(settings.pull_codec)
-    if codec.spec in DENSE_PULLS:
+    if codec.spec in WHOLE_VALUE_CODECS:
         return
     if settings.mode != "sync":
         raise SettingError(
             f"pull_codec={codec.spec} sends differences, which every worker must follow one by one; mode={settings.mode} pulls "
-            f"whatever is newest. Use pull_codec={' or '.join(DENSE_PULLS)}, or mode=sync"
+            f"whatever is newest. Use pull_codec={' or '.join(WHOLE_VALUE_CODECS)}, or mode=sync"
         )
     if codec.contract.delta(1 << 16) is None:
         raise SettingError(
@@ -144,7 +142,7 @@ def publisher_for(settings: JobSettings, store: BlockStore) -> Publisher:
     """The publisher that the job's pull codec needs."""
     check_pull_codec(settings)
     codec = parse_codec(settings.pull_codec)
-    return DensePublisher(codec, store) if codec.spec in DENSE_PULLS else DeltaPublisher(codec, store)
+    return DensePublisher(codec, store) if codec.spec in WHOLE_VALUE_CODECS else DeltaPublisher(codec, store)
 
 
 class _MessageBuilder:

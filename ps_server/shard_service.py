@@ -16,8 +16,6 @@ from .metrics import ServerMetrics
 from .rpc import refuse, refusing
 from .session import Session
 
-EXCHANGE = "/pushpull.v1.Shard/Exchange"
-
 
 class ShardService(ShardServicer):
     """One handler thread sends and one thread of its own receives, for each worker stream."""

@@ -7,12 +7,10 @@ from numpy.typing import NDArray
 
 from ..compression.codec import Codec
 from ..compression.frame import Frame
+from ..compression.spec import WHOLE_VALUE_CODECS
 from ..protos.errors import BadRequestError
 from .plan import PlanBlock
 from .tensor_memory import TensorMemory
-
-WHOLE_VALUE_CODECS = frozenset({"fp32", "fp16", "bf16"})
-"""Pull codecs whose frames are values; all others send differences."""
 
 
 class Receiver(Protocol):
