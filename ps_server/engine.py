@@ -170,26 +170,11 @@ class Engine:
 
     def commit(self, session: Session, commit: Commit) -> None:
         """Commits a step."""
-        key = session.key
-        with self._lock:
-            if self._sessions.get(key) is not session:
-                return
-            shard = self._loaded()
-            self._heard.add(key[1])
-            self._commit_times[key] = time.monotonic()
-            self._carry_out(shard, shard.state.commit(key, commit))
-            self._count_refusals(shard)
+        self._ask(session, lambda shard: shard.state.commit(session.key, commit))
 
     def pull(self, session: Session, pull: Pull) -> None:
         """Asks for newer values."""
-        key = session.key
-        with self._lock:
-            if self._sessions.get(key) is not session:
-                return
-            shard = self._loaded()
-            self._heard.add(key[1])
-            self._commit_times[key] = time.monotonic()
-            self._carry_out(shard, shard.state.pull(key, pull))
+        self._ask(session, lambda shard: shard.state.pull(session.key, pull))
 
     def initial_values(self, key: Key, message: InitialValues, received: Received) -> None:
         """Takes initial values from the worker that holds the grant.
@@ -303,6 +288,17 @@ class Engine:
         if self._shard is None:
             raise NotReadyError(f"shard {self._number} at {self.address} has no plan yet")
         return self._shard
+
+    def _ask(self, session: Session, question: Callable[[Shard], list[Effect]]) -> None:
+        """Asks the core on behalf of a stream, unless it was opened again since."""
+        with self._lock:
+            if self._sessions.get(session.key) is not session:
+                return
+            shard = self._loaded()
+            self._heard.add(session.key[1])
+            self._commit_times[session.key] = time.monotonic()
+            self._carry_out(shard, question(shard))
+            self._count_refusals(shard)
 
     def _report(self, report: ShardReport) -> None:
         assert self._link is not None
