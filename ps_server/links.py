@@ -11,7 +11,7 @@ import structlog
 from ..protos.errors import error_of_call
 from ..protos.registrar_pb2 import RegistrarOrder, ShardHello, ShardReport
 from ..protos.registrar_pb2_grpc import RegistrarStub
-from .rpc import CLIENT_OPTIONS
+from ..protos.transport import CLIENT_OPTIONS
 
 log = structlog.get_logger(__name__)
 

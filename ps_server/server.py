@@ -18,13 +18,13 @@ from ..protos import registrar_pb2, shard_pb2
 from ..protos.errors import PortInUseError
 from ..protos.registrar_pb2 import ShardHello
 from ..protos.registrar_pb2_grpc import add_RegistrarServicer_to_server
+from ..protos.transport import SERVER_OPTIONS
 from .config import JobSettings, ServerConfig
 from .engine import Engine
 from .links import LocalLink, RemoteLink
 from .metrics import ServerMetrics
 from .publication import check_pull_codec
 from .registrar_service import RegistrarService
-from .rpc import SERVER_OPTIONS
 from .shard_service import ShardService, add_shard_service
 
 log = structlog.get_logger(__name__)
