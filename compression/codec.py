@@ -1,63 +1,31 @@
 """What a codec is and what it promises."""
 
-import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from ..protos.errors import NonFiniteError
+from ..protos.errors import FrameError, NonFiniteError
+from . import kernels
+from .contract import Contract
 from .header import DENSE, HEADER_BYTES, MAX_ELEMENTS, Header
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
+Positions = NDArray[np.uint32]
 Residual = tuple[Floats, Floats]
 """(committed, pending), each float32 [n]: what earlier frames left out, and what this one leaves out."""
 
 
-@dataclass(frozen=True, slots=True)
-class Contract:
-    """What holds for D, the decoded frame of x, for every finite x: the statements that property tests check.
+Memo = dict[type, Any]
+"""What an encoder keeps of one block between frames; each codec puts there what it likes, under its own class.
 
-    `relative_error` and `squared_error` bound the quantisation of the elements that are sent;
-    `absolute_error` is what the underflow of subnormal numbers may add to each of them. A finite number
-    that would round to infinity becomes the largest finite number of its format.
-    """
-
-    unbiased: bool
-    """The mean of D over seeds is x."""
-    deterministic: bool
-    """D does not depend on the seed."""
-    relative_error: float = 0.0
-    """|D_i - x_i| <= relative_error * (largest |x| of the quantiser's block) for an element that is sent."""
-    squared_error: float = 0.0
-    """||D - x||^2 <= squared_error * ||x||^2 over the elements that are sent."""
-    absolute_error: float = 0.0
-    density: float = 1.0
-    """Share of the elements that is sent."""
-
-    def num_sent(self, num_elements: int) -> int:
-        """Elements sent of a block of `num_elements`: at least one of a block that has any."""
-        return min(num_elements, max(1, math.floor(self.density * num_elements + 0.5)))
-
-    def delta(self, num_elements: int) -> float | None:
-        """Contraction: ||D - x||^2 <= (1 - delta) * ||x||^2. None for an unbiased codec, which states
-        `omega`."""
-        if self.unbiased and not self.deterministic:
-            return None
-        share = self.num_sent(num_elements) / num_elements if num_elements else 1.0
-        return (1.0 - self.squared_error) * share
-
-    def omega(self, num_elements: int) -> float | None:
-        """Variance of an unbiased codec: mean of ||D - x||^2 <= omega * ||x||^2. None for a biased codec."""
-        return self.squared_error if self.unbiased else None
-
-    def max_error(self, absmax: float) -> float:
-        """Largest |D_i - x_i| of an element that is sent, in a quantiser block whose largest magnitude is
-        `absmax`."""
-        return self.relative_error * absmax + self.absolute_error
+It makes the next frame better or sooner ready; what a frame means never depends on it. Owned by whoever encodes
+the block, one thread at a time.
+"""
 
 
 class Codec(ABC):
@@ -86,14 +54,22 @@ class Codec(ABC):
     def dense(self) -> "DenseCodec":
         """The codec for small and one-dimensional tensors: this one, or the value codec of a sparse one."""
 
-    def encode(self, values: Floats, out: Bytes, *, seed: int = 0, residual: Residual | None = None) -> int:
+    def encode(
+        self,
+        values: Floats,
+        out: Bytes,
+        *,
+        seed: int = 0,
+        residual: Residual | None = None,
+        memo: Memo | None = None,
+    ) -> int:
         """Encode y = values (+ committed) into `out` and return the bytes written, a multiple of four.
 
         `values` is float32 [n], `out` uint8 [>= frame_bound(n)], both C-contiguous; they must not overlap.
-        With `residual`, pending becomes y - D in the same pass and committed is only read. The same arguments
-        give the same bytes; a codec that draws random numbers draws them from (`seed`, element index), so
-        different blocks, steps and workers need different seeds. Raises NonFiniteError if y has a NaN or an
-        infinity: pending is then undefined.
+        With `residual`, pending becomes y - D in the same pass and committed is only read. `memo` is that of
+        this block, if it has one. The same arguments, without a memo, give the same bytes; a codec that draws
+        random numbers draws them from (`seed`, element index), so different blocks, steps and workers need
+        different seeds. Raises NonFiniteError if y has a NaN or an infinity: pending is then undefined.
         """
         check_floats("values", values, values.size)
         if out.dtype != np.uint8 or out.ndim != 1 or not out.flags.c_contiguous:
@@ -107,14 +83,27 @@ class Codec(ABC):
             check_floats("pending residual", residual[1], values.size)
             residual = (frozen(residual[0]), residual[1])
         target = out if out.ctypes.data % 4 == 0 else np.empty(out.size, np.uint8)
-        num_bytes = self._encode(frozen(values), target, seed_word(seed), residual)
+        num_bytes = self._encode(frozen(values), target, seed_word(seed), residual, memo)
         if target is not out:
             out[:num_bytes] = target[:num_bytes]
         return num_bytes
 
     @abstractmethod
-    def _encode(self, values: Floats, out: Bytes, seed: np.uint32, residual: Residual | None) -> int:
+    def _encode(self, values: Floats, out: Bytes, seed: np.uint32, residual: Residual | None, memo: Memo | None) -> int:
         """`encode` behind its checks: arrays fit, `out` is aligned to four bytes."""
+
+    @abstractmethod
+    def reference_frame(self, values: torch.Tensor, seed: int) -> torch.Tensor:
+        """The frame of float32 [n] in plain torch operations, on any device, uint8: slow and obvious.
+
+        Kernels equal it by bits. `seed` is the word that `seed_word` makes. See `exact_bytes` for codecs that
+        promise equal decoding only.
+        """
+
+    @property
+    def exact_bytes(self) -> bool:
+        """Kernels and reference give the same bytes, not only frames that decode within the same contract."""
+        return True
 
 
 class Body(Protocol):
@@ -125,6 +114,9 @@ class Body(Protocol):
 
     def add_to(self, accumulator: Floats, scale: np.float32) -> None:
         """accumulator = fl(accumulator + fl(scale * D))."""
+
+    def sent_positions(self) -> Positions:
+        """The positions of the elements that were sent, uint32 [num_sent]."""
 
 
 class DenseCodec(Codec):
@@ -139,8 +131,8 @@ class DenseCodec(Codec):
         """Number of the value format in a header."""
 
     @property
-    def block_log2(self) -> int:
-        """Log2 of the quantiser's block; 0 if the format has none."""
+    def parameter(self) -> int:
+        """The byte of a header that tells members of the format apart, e.g. log2 of the quantiser's block."""
         return 0
 
     @abstractmethod
@@ -148,7 +140,9 @@ class DenseCodec(Codec):
         """Bytes of the section of `count` values, a multiple of four."""
 
     @abstractmethod
-    def encode_section(self, values: Floats, section: Bytes, seed: np.uint32, residual: Residual | None) -> bool:
+    def encode_section(
+        self, values: Floats, section: Bytes, seed: np.uint32, residual: Residual | None, memo: Memo | None = None
+    ) -> bool:
         """Encode values (+ committed); False if a value is not finite."""
 
     @abstractmethod
@@ -163,18 +157,51 @@ class DenseCodec(Codec):
     def add_section(self, section: Bytes, accumulator: Floats, scale: np.float32) -> None:
         """accumulator = fl(accumulator + fl(scale * D)), float32 [count]."""
 
+    @abstractmethod
+    def reference_section(self, values: torch.Tensor, seed: int) -> torch.Tensor:
+        """The section of float32 [count] in plain torch operations, uint8."""
+
+    @abstractmethod
+    def reference_values(self, section: torch.Tensor, count: int) -> torch.Tensor:
+        """D of a checked section in plain torch operations, float32 [count]."""
+
     def dense(self) -> "DenseCodec":
         return self
 
     def frame_bound(self, num_elements: int) -> int:
         return HEADER_BYTES + self.section_bytes(num_elements)
 
-    def _encode(self, values: Floats, out: Bytes, seed: np.uint32, residual: Residual | None) -> int:
+    def _encode(self, values: Floats, out: Bytes, seed: np.uint32, residual: Residual | None, memo: Memo | None) -> int:
         num_bytes = self.frame_bound(values.size)
-        Header(DENSE, self.value_id, 0, self.block_log2, values.size, values.size).write(out)
-        if not self.encode_section(values, out[HEADER_BYTES:num_bytes], seed, residual):
+        self._header(values.size).write(out)
+        if not self.encode_section(values, out[HEADER_BYTES:num_bytes], seed, residual, memo):
             raise non_finite(values, residual)
         return num_bytes
+
+    def reference_frame(self, values: torch.Tensor, seed: int) -> torch.Tensor:
+        header = self._header(values.numel()).tensor(values.device)
+        return torch.cat([header, self.reference_section(values, seed)])
+
+    def _header(self, num_elements: int) -> Header:
+        return Header(DENSE, self.value_id, 0, self.parameter, num_elements, num_elements)
+
+
+def encode_then_leave(
+    codec: DenseCodec, values: Floats, section: Bytes, residual: Residual, encode: Callable[[Floats], bool]
+) -> bool:
+    """The residual of a codec whose kernels do not know it: encode values + committed, take D off again."""
+    committed, pending = residual
+    kernels.add(values, committed, pending)
+    if not encode(frozen(pending)):
+        return False
+    codec.add_section(frozen(section), pending, np.float32(-1))
+    return True
+
+
+def check_padding(padding: Bytes) -> None:
+    """Raise FrameError unless the bytes behind a section are zero."""
+    if padding.any():
+        raise FrameError("a frame's padding is not zero")
 
 
 def padded(num_bytes: int) -> int:

@@ -1,160 +1,85 @@
-"""Encoders: codecs with a memory of what they left out."""
+"""Error feedback: each frame makes up for what the frames before it left out.
 
-import threading
+Seide et al. 2014 (1-bit SGD); Karimireddy et al. 2019, "Error Feedback Fixes SignSGD", for the proof.
+"""
+
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from ..protos.errors import CodecError
-from .codec import Bytes, Codec, Floats, mix
-from .kernels import sum_of_squares
+from .block_memory import BlockMemory, State
+from .codec import Bytes, Codec, Floats
+from .encoder import Encoder, Memory, NoMemory, block_seed
+
+RESIDUAL = "residual"
 
 
-class Encoder(Protocol):
-    """Encodes the blocks of one worker. Different keys may be used by different threads at the same time."""
+@dataclass(frozen=True, slots=True)
+class WithErrorFeedback:
+    """For codecs whose residual stays bounded."""
 
-    codec: Codec
+    @property
+    def spec(self) -> str:
+        return "ef"
 
-    def encode(self, key: int, values: Floats, out: Bytes, seed: int) -> int:
-        """Encode block `key` into `out` and return the bytes written; see `Codec.encode`.
-
-        Encoding again before `commit` replaces the first attempt: it reads the same committed residual.
-        `seed` has to differ between steps and between workers; the key is mixed in here.
-        """
-
-    def commit(self, keys: Iterable[int]) -> None:
-        """What these blocks last encoded was applied: their pending residual becomes the committed one."""
-
-    def discard(self, keys: Iterable[int]) -> None:
-        """What these blocks last encoded will never be applied: forget the pending residual."""
-
-    def residual_norm(self) -> float:
-        """Euclidean norm of all committed residuals, in gradient units."""
-
-    def state_dict(self) -> dict[int, torch.Tensor]:
-        """Committed residuals by key, float32 [n], copied."""
-
-    def load_state_dict(self, state: Mapping[int, torch.Tensor]) -> None:
-        """Replace the committed residuals by copies; pending ones are forgotten."""
-
-
-class Memoryless:
-    """For lossless and unbiased codecs: nothing is remembered."""
-
-    def __init__(self, codec: Codec) -> None:
-        self.codec = codec
-
-    def encode(self, key: int, values: Floats, out: Bytes, seed: int) -> int:
-        return self.codec.encode(values, out, seed=_seed_of(key, seed))
-
-    def commit(self, keys: Iterable[int]) -> None:
-        pass
-
-    def discard(self, keys: Iterable[int]) -> None:
-        pass
-
-    def residual_norm(self) -> float:
+    @property
+    def momentum(self) -> float:
         return 0.0
 
-    def state_dict(self) -> dict[int, torch.Tensor]:
-        return {}
+    def codecs(self, codec: Codec) -> tuple[Codec, ...]:
+        if not codec.contract.admits_error_feedback:
+            raise CodecError(
+                f"{codec.spec} does not contract: around it error feedback would grow without bound; "
+                "use it without error feedback, or a biased codec"
+            )
+        return (codec,)
 
-    def load_state_dict(self, state: Mapping[int, torch.Tensor]) -> None:
-        pass
+    def alongside(self, codec: Codec) -> Memory | None:
+        return None
 
-
-class _Buffers:
-    """The residual of one block. `encoded` says that pending belongs to a frame whose outcome is open."""
-
-    __slots__ = ("committed", "encoded", "pending")
-
-    def __init__(self, committed: Floats) -> None:
-        self.committed = committed
-        self.pending: Floats = np.empty_like(committed)
-        self.encoded = False
+    def encoder(self, codec: Codec) -> Encoder:
+        return ErrorFeedback(codec)
 
 
 class ErrorFeedback:
     """Adds to each block what its earlier frames left out.
 
     Over applied steps, sum of values = sum of decoded frames + committed residual. Holds two float32 buffers
-    for each block, allocated when the block is first encoded.
+    for each block, allocated when the block is first encoded. Raises CodecError for a codec that does not
+    contract.
     """
 
     def __init__(self, codec: Codec) -> None:
-        if codec.contract.delta(1) is None:
-            raise CodecError(
-                f"codec {codec.spec!r} does not contract: around it error feedback would grow without bound; "
-                "use it without error feedback, or a biased codec"
-            )
-        self.codec = codec
-        self._blocks: dict[int, _Buffers] = {}
-        self._lock = threading.Lock()
+        (self._codec,) = WithErrorFeedback().codecs(codec)
+        self._memory = BlockMemory(RESIDUAL)
 
     def encode(self, key: int, values: Floats, out: Bytes, seed: int) -> int:
-        buffers = self._buffers(key, values.size)
-        # Until encoding succeeds the pending buffer belongs to no frame.
-        buffers.encoded = False
-        num_bytes = self.codec.encode(
-            values, out, seed=_seed_of(key, seed), residual=(buffers.committed, buffers.pending)
-        )
-        buffers.encoded = True
+        state = self._memory.open(key, values.size)
+        residual = (state.committed[0], state.pending[0])
+        num_bytes = self._codec.encode(values, out, seed=block_seed(key, seed), residual=residual, memo=state.memo)
+        state.encoded = True
         return num_bytes
 
     def commit(self, keys: Iterable[int]) -> None:
-        for key in keys:
-            buffers = self._blocks.get(key)
-            if buffers is not None and buffers.encoded:
-                buffers.committed, buffers.pending = buffers.pending, buffers.committed
-                buffers.encoded = False
+        self._memory.commit(keys)
 
     def discard(self, keys: Iterable[int]) -> None:
-        for key in keys:
-            buffers = self._blocks.get(key)
-            if buffers is not None:
-                buffers.encoded = False
+        self._memory.discard(keys)
 
     def residual_norm(self) -> float:
-        with self._lock:
-            blocks = list(self._blocks.values())
-        return float(sum(sum_of_squares(buffers.committed) for buffers in blocks) ** 0.5)
+        return self._memory.norm(RESIDUAL)
 
-    def state_dict(self) -> dict[int, torch.Tensor]:
-        with self._lock:
-            blocks = dict(self._blocks)
-        return {key: torch.from_numpy(buffers.committed.copy()) for key, buffers in blocks.items()}
+    def state_dict(self) -> dict[int, State]:
+        return self._memory.state_dict()
 
-    def load_state_dict(self, state: Mapping[int, torch.Tensor]) -> None:
-        loaded = {key: _Buffers(_floats(residual)) for key, residual in state.items()}
-        with self._lock:
-            self._blocks = loaded
-
-    def _buffers(self, key: int, num_elements: int) -> _Buffers:
-        buffers = self._blocks.get(key)
-        if buffers is None:
-            with self._lock:
-                buffers = self._blocks.setdefault(key, _Buffers(np.zeros(num_elements, np.float32)))
-        if buffers.committed.size != num_elements:
-            raise ValueError(
-                f"block {key} has {num_elements} elements, its residual {buffers.committed.size}: "
-                "the residual belongs to another plan"
-            )
-        return buffers
+    def load_state_dict(self, state: Mapping[int, Mapping[str, torch.Tensor]]) -> None:
+        self._memory.load_state_dict(state)
 
 
-def _floats(residual: torch.Tensor) -> Floats:
-    floats: Floats = residual.detach().to("cpu", torch.float32).flatten().numpy().copy()
-    return floats
-
-
-def encoder_for(codec: Codec) -> Encoder:
-    """Error feedback for a codec that is lossy and contracts, else none."""
-    if codec.lossless or codec.contract.delta(1) is None:
-        return Memoryless(codec)
-    return ErrorFeedback(codec)
-
-
-def _seed_of(key: int, seed: int) -> int:
-    return (seed & 0xFFFFFFFFFFFFFFFF) ^ mix(key & 0xFFFFFFFF) << 32 ^ mix(~key & 0xFFFFFFFF)
+def default_memory(codec: Codec) -> Memory:
+    """Error feedback for a codec that loses something and admits it, else none."""
+    if codec.lossless or not codec.contract.admits_error_feedback:
+        return NoMemory()
+    return WithErrorFeedback()

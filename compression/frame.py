@@ -3,9 +3,10 @@
 import numpy as np
 
 from ..protos.errors import FrameError
-from .codec import Body, Floats, check_floats, frozen
-from .header import HEADER_BYTES, read_header
-from .spec import DECODERS, SELECTIONS
+from .codec import Body, Floats, Positions, check_floats, frozen
+from .entropy import expanded
+from .header import COMPRESSED_FLAG, HEADER_BYTES, read_header
+from .spec import SELECTION_READERS, VALUE_READERS
 
 
 class Frame:
@@ -23,6 +24,10 @@ class Frame:
         check_floats("out", out, self.num_elements)
         self._body.decode_into(out, np.float32(scale))
 
+    def sent_positions(self) -> Positions:
+        """Where the elements are that were sent, uint32 [num_sent], ascending or in the order of the frame."""
+        return self._body.sent_positions()
+
     def add_to(self, accumulator: Floats, scale: float = 1.0) -> None:
         """accumulator = fl(accumulator + fl(float32(scale) * D)), in time proportional to the elements sent.
 
@@ -37,21 +42,21 @@ def parse_frame(buffer: bytes | memoryview, num_elements: int) -> Frame:
     """Check a frame of a block of `num_elements` completely, and return it as a view of `buffer`.
 
     Raises FrameError for bytes that are not such a frame, NonFiniteError for one that holds a NaN or an
-    infinity. Nothing is allocated but, if `buffer` is not aligned to four bytes, one copy of it.
+    infinity. Nothing is allocated but, if `buffer` is not aligned to four bytes, one copy of it and, if it is
+    compressed, what it expands to, whose size is checked first.
     """
     view = memoryview(buffer).cast("B").toreadonly()
     header = read_header(view, num_elements)
-    values = DECODERS.get(header.values)
-    if values is None:
+    read_values = VALUE_READERS.get(header.values)
+    if read_values is None:
         raise FrameError(f"frame has values of unknown format {header.values}")
-    if header.block_log2 != values.block_log2:
-        raise FrameError(
-            f"frame has quantiser blocks of 2^{header.block_log2}; {values.spec} reads 2^{values.block_log2}"
-        )
-    read = SELECTIONS.get(header.selection)
+    values = read_values(header.parameter)
+    read = SELECTION_READERS.get(header.selection)
     if read is None:
         raise FrameError(f"frame has an unknown selection {header.selection}")
     sections = np.frombuffer(view, np.uint8)[HEADER_BYTES:]
     if sections.ctypes.data % 4:
         sections = frozen(sections.copy())
+    if header.flags & COMPRESSED_FLAG:
+        sections = expanded(header, values, sections)
     return Frame(num_elements, len(view), read(header, values, sections))

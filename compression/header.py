@@ -3,11 +3,11 @@
     offset  type  field
          0   u16  magic 0x5050 ("PP")
          2   u8   version of the layout
-         3   u8   flags: bit 0 = the checksum is set
+         3   u8   flags: bit 0 = the checksum is set, bit 1 = the sections are compressed
          4   u8   selection: which elements were sent (0 = all)
          5   u8   values: how the sent elements are written
          6   u8   index: how a sparse selection names its elements (0 = not at all)
-         7   u8   log2 of the quantiser's block, 0 where the values have none
+         7   u8   parameter of the values, e.g. log2 of the quantiser's block
          8   u32  n, elements of the block
         12   u32  k, elements sent
         16   u32  seed of a selection that the decoder draws again, else 0
@@ -15,7 +15,7 @@
 
 Little-endian. Behind it come the index section and the value section. Their lengths follow from the header
 and, for packed gaps, from the widths in the index section; each is a multiple of four bytes, so that frames
-can be laid one behind the other and stay aligned.
+can be laid one behind the other and stay aligned. Compressed sections (entropy.py) stand behind their lengths.
 """
 
 import struct
@@ -23,6 +23,7 @@ import zlib
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..protos.errors import FrameError
@@ -30,6 +31,7 @@ from ..protos.errors import FrameError
 MAGIC = 0x5050
 VERSION = 1
 CHECKSUM_FLAG = 1
+COMPRESSED_FLAG = 2
 HEADER_BYTES = 24
 MAX_ELEMENTS = 2**32 - 1
 DENSE = 0
@@ -49,7 +51,7 @@ class Header:
     selection: int
     values: int
     index: int
-    block_log2: int
+    parameter: int
     num_elements: int
     num_sent: int
     seed: int = 0
@@ -59,9 +61,15 @@ class Header:
     def write(self, out: Bytes) -> None:
         """Write the header to the first 24 bytes of `out`."""
         _LAYOUT.pack_into(
-            out.data, 0, MAGIC, VERSION, self.flags, self.selection, self.values, self.index, self.block_log2,
+            out.data, 0, MAGIC, VERSION, self.flags, self.selection, self.values, self.index, self.parameter,
             self.num_elements, self.num_sent, self.seed, self.checksum,
         )  # fmt: skip
+
+    def tensor(self, device: torch.device) -> torch.Tensor:
+        """The 24 bytes, uint8."""
+        out = np.empty(HEADER_BYTES, np.uint8)
+        self.write(out)
+        return torch.from_numpy(out).to(device)
 
 
 def read_header(buffer: memoryview, num_elements: int) -> Header:
@@ -73,7 +81,7 @@ def read_header(buffer: memoryview, num_elements: int) -> Header:
         raise FrameError(f"frame starts with {magic:#06x} instead of {MAGIC:#06x}")
     if version != VERSION:
         raise FrameError(f"frame of version {version}; this release reads version {VERSION}")
-    if header.flags & ~CHECKSUM_FLAG:
+    if header.flags & ~(CHECKSUM_FLAG | COMPRESSED_FLAG):
         raise FrameError(f"frame has unknown flags {header.flags:#04x}")
     if header.num_elements != num_elements:
         raise FrameError(f"frame holds {header.num_elements} elements, its block {num_elements}")
@@ -87,13 +95,14 @@ def read_header(buffer: memoryview, num_elements: int) -> Header:
 
 def seal(frame: Bytes) -> None:
     """Add a checksum to a finished frame, in place: for disks, and for links without one of their own."""
-    header = replace(_unpack(frame.data)[2], flags=CHECKSUM_FLAG)
+    header = _unpack(frame.data)[2]
+    header = replace(header, flags=header.flags | CHECKSUM_FLAG)
     replace(header, checksum=_checksum(frame.data)).write(frame)
 
 
 def _unpack(buffer: memoryview) -> tuple[int, int, Header]:
-    magic, version, flags, selection, values, index, block_log2, n, k, seed, checksum = _LAYOUT.unpack_from(buffer)
-    return magic, version, Header(selection, values, index, block_log2, n, k, seed, flags, checksum)
+    magic, version, flags, selection, values, index, parameter, n, k, seed, checksum = _LAYOUT.unpack_from(buffer)
+    return magic, version, Header(selection, values, index, parameter, n, k, seed, flags, checksum)
 
 
 def _checksum(buffer: memoryview) -> int:

@@ -4,6 +4,10 @@ No fast-math: it would remove the tests for NaN and infinity and fuse products i
 depended on the order of workers. Every product is rounded before it is added. Maxima are taken on integer bit
 patterns, which order magnitudes as the floats do, put NaN above infinity, and vectorise. Integers are
 narrowed after every operation (numba widens them), so that a vector holds as many lanes as for floats.
+
+Kernels that go through blocks take whole arrays, and where a block starts and its size as unsigned integers:
+a slice would count references, and a signed index would be tested for being negative; both cost more than
+the arithmetic on a block (measured: 5 against 9 G elements/s for adding int8).
 """
 
 from collections.abc import Callable
@@ -17,13 +21,13 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
-BLOCK_LOG2 = 8
-BLOCK = 1 << BLOCK_LOG2
 FINITE, NOT_FINITE, MALFORMED = 0, 1, 2
 """Findings of the kernels that check a section."""
 
 INFINITY = np.int32(0x7F800000)
 MAGNITUDE = np.int32(0x7FFFFFFF)
+LARGEST = np.float32(3.4028235e38)
+"""The largest finite number."""
 
 
 def kernel(function: Kernel) -> Kernel:
@@ -71,6 +75,28 @@ def largest_bits(values: Floats) -> np.int32:
 
 
 @kernel
+def largest_bits_of(values: Floats, start: np.uint64, size: np.uint64) -> np.int32:
+    """`largest_bits` of a block."""
+    found = np.int32(0)
+    for i in range(size):
+        found = max(found, np.int32(bits_of(values[start + i]) & MAGNITUDE))
+    return found
+
+
+@kernel
+def add_block(values: Floats, committed: Floats, total: Floats, start: np.uint64, size: np.uint64) -> None:
+    """total = values + committed in a block."""
+    for i in range(size):
+        total[start + i] = values[start + i] + committed[start + i]
+
+
+@kernel
+def size_of_block(start: np.uint64, block: np.uint64, count: int) -> np.uint64:
+    """Elements of the block that starts there: fewer in the last one."""
+    return min(block, np.uint64(count) - start)
+
+
+@kernel
 def add(values: Floats, committed: Floats, total: Floats) -> None:
     """total = values + committed."""
     for i in range(values.size):
@@ -94,3 +120,29 @@ def mix(word: np.uint32) -> np.uint32:
     word = np.uint32(word ^ np.uint32(word >> np.uint32(15)))
     word = np.uint32(word * np.uint32(0x846CA68B))
     return np.uint32(word ^ np.uint32(word >> np.uint32(16)))
+
+
+GOLDEN = np.uint32(0x9E3779B9)
+
+
+@kernel
+def draw_bits(seed: np.uint32, index: np.uint32) -> np.uint32:
+    """32 random bits from (seed, index)."""
+    return mix(np.uint32(np.uint32(index * GOLDEN) ^ seed))
+
+
+@kernel
+def draw(seed: np.uint32, index: np.uint32) -> np.float32:
+    """Uniform in [0, 1), in steps of 2^-24."""
+    return np.float32(np.int32(np.uint32(draw_bits(seed, index) >> np.uint32(8)))) * np.float32(2.0**-24)
+
+
+@kernel
+def fold(values: Floats, size: np.uint64) -> np.float32:
+    """Sum of the first `size` (a power of two) values, which are overwritten: the upper half is added to the
+    lower, again and again. The one order of additions that kernels and references share."""
+    while size > np.uint64(1):
+        size >>= np.uint64(1)
+        for i in range(size):
+            values[i] += values[size + i]
+    return np.float32(values[0])

@@ -1,7 +1,7 @@
-"""The table of codecs, and specifications such as `topk:0.01+int8`.
+"""The table of codecs, and specifications such as `topk:0.01+int8+zstd`.
 
-A specification is a selection and a value format joined by `+`, or a value format alone; each may have
-arguments behind colons. Adding a codec is a new file and a row here.
+A specification is a value format, perhaps behind a selection and before a last stage, joined by `+`; each may
+have arguments behind colons. Adding a codec is a new file and a row here (docs/codecs.md).
 """
 
 import difflib
@@ -9,81 +9,84 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+import torch
+
 from ..protos.errors import CodecError
-from .cast import Bf16, Fp16, Fp32
+from . import entropy
 from .codec import Body, Bytes, Codec, DenseCodec
-from .dense import read_dense
 from .header import DENSE, Header
-from .int8 import Int8
-from .sparse import SPARSE, read_sparse
-from .topk import TopK
+from .selections import randk, threshold, topk
+from .selections.dense import read_dense
+from .selections.sparse import SPARSE, read_sparse, reference_sparse
+from .values import cast, int2, integers, sign, vq
 
 
 @dataclass(frozen=True, slots=True)
 class ValueFamily:
-    """A way to write values. `decoder` reads the sections of all its members."""
+    """A way to write values. `read` gives the member that reads a header's parameter, or raises FrameError."""
 
     name: str
     build: Callable[[list[str]], DenseCodec]
-    decoder: DenseCodec
+    value_id: int
+    read: Callable[[int], DenseCodec]
     examples: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class SelectionFamily:
-    """A way to choose the elements that are sent. `read` checks the sections of frames with its number."""
+    """A way to choose the elements that are sent. `read` checks the sections of frames with its number, `reference`
+    gives their positions and the bytes of the index section."""
 
     name: str
     build: Callable[[list[str], DenseCodec], Codec]
     selection_id: int
     read: Callable[[Header, DenseCodec, Bytes], Body]
+    reference: Callable[[Header, torch.Tensor], tuple[torch.Tensor, int]]
     examples: tuple[str, ...]
 
 
-def _without_arguments(codec: DenseCodec) -> Callable[[list[str]], DenseCodec]:
-    def build(arguments: list[str]) -> DenseCodec:
-        if arguments:
-            raise CodecError(f"{codec.spec} takes no argument, got {':'.join(arguments)!r}")
-        return codec
+@dataclass(frozen=True, slots=True)
+class StageFamily:
+    """Something done to the frame of any other codec."""
 
-    return build
-
-
-def _int8(arguments: list[str]) -> DenseCodec:
-    if not arguments:
-        return Int8()
-    if arguments == ["stochastic"]:
-        return Int8(stochastic=True)
-    raise CodecError(f"int8 takes no argument but 'stochastic', got {':'.join(arguments)!r}")
+    name: str
+    build: Callable[[list[str], Codec], Codec]
+    examples: tuple[str, ...]
 
 
-def _topk(arguments: list[str], values: DenseCodec) -> Codec:
-    if len(arguments) != 1:
-        raise CodecError("topk takes one argument, the share of elements to send, e.g. topk:0.01+fp16")
-    try:
-        density = float(arguments[0])
-    except ValueError:
-        raise CodecError(f"topk takes the share of elements to send, not {arguments[0]!r}") from None
-    if not 0.0 < density <= 1.0:
-        raise CodecError(f"topk sends a share of the elements above 0 and at most 1, not {arguments[0]}")
-    return TopK(density, values)
+Family = ValueFamily | SelectionFamily | StageFamily
 
-
-FAMILIES: tuple[ValueFamily | SelectionFamily, ...] = (
-    ValueFamily("fp32", _without_arguments(Fp32()), Fp32(), ("fp32",)),
-    ValueFamily("fp16", _without_arguments(Fp16()), Fp16(), ("fp16",)),
-    ValueFamily("bf16", _without_arguments(Bf16()), Bf16(), ("bf16",)),
-    ValueFamily("int8", _int8, Int8(), ("int8", "int8:stochastic")),
-    SelectionFamily("topk", _topk, SPARSE, read_sparse, ("topk:0.01+fp16", "topk:0.01+int8")),
+FAMILIES: tuple[Family, ...] = (
+    ValueFamily("fp32", cast.build_fp32, 0, cast.read_fp32, ("fp32",)),
+    ValueFamily("fp16", cast.build_fp16, 1, cast.read_fp16, ("fp16", "fp16:stochastic")),
+    ValueFamily("bf16", cast.build_bf16, 2, cast.read_bf16, ("bf16", "bf16:stochastic")),
+    ValueFamily("int8", integers.build_int8, 3, integers.read_int8, ("int8", "int8:stochastic", "int8:64")),
+    ValueFamily("int4", integers.build_int4, 4, integers.read_int4, ("int4", "int4:stochastic", "int4:64")),
+    ValueFamily("int2", int2.build, 5, int2.read, ("int2", "int2:stochastic", "int2:64")),
+    ValueFamily("sign", sign.build, sign.VALUE_ID, sign.read, ("sign", "sign:stochastic", "sign:1024")),
+    ValueFamily("vq", vq.build, vq.VALUE_ID, vq.read, ("vq:4x256", "vq:2x16")),
+    SelectionFamily("topk", topk.build, SPARSE, read_sparse, reference_sparse, ("topk:0.01+fp16", "topk:0.01+int8")),
+    SelectionFamily("threshold", threshold.build, SPARSE, read_sparse, reference_sparse, ("threshold:2+fp16",)),
+    SelectionFamily(
+        "randk",
+        randk.build,
+        randk.DRAWN,
+        randk.read_drawn,
+        randk.reference_drawn,
+        ("randk:0.01+fp16:stochastic", "randk:0.01:unscaled+fp16"),
+    ),
+    StageFamily("zstd", entropy.build, ("int4+zstd", "topk:0.01+int8+zstd")),
 )
-DECODERS: dict[int, DenseCodec] = {
-    family.decoder.value_id: family.decoder for family in FAMILIES if isinstance(family, ValueFamily)
-}
-"""The value formats by their number in a header."""
-SELECTIONS: dict[int, Callable[[Header, DenseCodec, Bytes], Body]] = {DENSE: read_dense} | {
+VALUE_READERS = {family.value_id: family.read for family in FAMILIES if isinstance(family, ValueFamily)}
+"""How to read values, by the number of the format in a header."""
+SELECTION_READERS: dict[int, Callable[[Header, DenseCodec, Bytes], Body]] = {DENSE: read_dense} | {
     family.selection_id: family.read for family in FAMILIES if isinstance(family, SelectionFamily)
 }
 """How to read a frame, by the number of the selection in its header."""
+REFERENCE_POSITIONS = {
+    family.selection_id: family.reference for family in FAMILIES if isinstance(family, SelectionFamily)
+}
+"""Where the elements of a frame are in plain torch operations, by the number of the selection in its header."""
 
 
 WHOLE_VALUE_CODECS = ("fp32", "fp16", "bf16")
@@ -107,16 +110,22 @@ def example_specs() -> list[str]:
 def _parse(spec: str) -> Codec:
     families = [(_family(part.split(":")[0]), part.split(":")[1:]) for part in spec.split("+")]
     match families:
-        case [(ValueFamily() as values, arguments)]:
-            return values.build(arguments)
-        case [(SelectionFamily() as selection, arguments), (ValueFamily() as values, value_arguments)]:
-            return selection.build(arguments, values.build(value_arguments))
-        case [(SelectionFamily() as selection, _)]:
-            raise CodecError(f"{selection.name} needs a value format, e.g. {selection.examples[0]!r}")
-    raise CodecError("expected a value format (fp16), or a selection and a value format (topk:0.01+fp16)")
+        case [(ValueFamily() as values, arguments), *stages]:
+            codec: Codec = values.build(arguments)
+        case [(SelectionFamily() as selection, arguments), (ValueFamily() as values, value_arguments), *stages]:
+            codec = selection.build(arguments, values.build(value_arguments))
+        case [(SelectionFamily() as selection, _), *_]:
+            raise CodecError(f"{selection.name} needs a value format behind it, e.g. {selection.examples[0]!r}")
+        case _:
+            raise CodecError("expected a value format (fp16), or a selection and a value format (topk:0.01+fp16)")
+    for stage, arguments in stages:
+        if not isinstance(stage, StageFamily):
+            raise CodecError(f"{stage.name} stands behind the values; {codec.spec!r} was complete")
+        codec = stage.build(arguments, codec)
+    return codec
 
 
-def _family(name: str) -> ValueFamily | SelectionFamily:
+def _family(name: str) -> Family:
     names = [family.name for family in FAMILIES]
     if name in names:
         return FAMILIES[names.index(name)]

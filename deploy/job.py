@@ -10,9 +10,13 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..compression.spec import parse_codec
+from ..compression.encoder_spec import parse_pull_codec
+from ..compression.parameter_encoders import parse_parameter_encoders
 from ..protos.errors import CodecError, SettingError, UnknownKeyError
 from ..ps_server.config import JobSettings
+
+OVERRIDES = "push_overrides"
+_OVERRIDE_PREFIX = f"{OVERRIDES}."
 
 
 class Job(BaseModel):
@@ -36,7 +40,11 @@ class Job(BaseModel):
     )
     push_codec: str = Field(
         default=JobSettings.push_codec,
-        description="How gradients travel: fp32, fp16, bf16, int8, topk:0.01+fp16, ...",
+        description="How gradients travel: fp32, fp16, bf16, int8, topk:0.01+fp16, dgc:0.9+topk:0.001+fp16, ...",
+    )
+    push_overrides: tuple[tuple[str, str], ...] = Field(
+        default=JobSettings.push_overrides,
+        description='Other push codecs for parameters by name: `{"*.bias": fp32}`; the first pattern that matches wins.',
     )
     pull_codec: str = Field(default=JobSettings.pull_codec, description="How parameters travel: fp32, bf16, ...")
     block_elements: int | None = Field(
@@ -91,7 +99,9 @@ class Job(BaseModel):
     def assignments(self) -> list[str]:
         """`key=value` for each field that differs from its default, as `--set` reads them."""
         changed = self.model_dump(exclude_defaults=True)
-        return [f"{key}={'null' if value is None else value}" for key, value in changed.items()]
+        overrides = changed.pop(OVERRIDES, ())
+        assignments = [f"{key}={'null' if value is None else value}" for key, value in changed.items()]
+        return assignments + [f"{_OVERRIDE_PREFIX}{pattern}={codec}" for pattern, codec in overrides]
 
 
 @dataclass(frozen=True)
@@ -111,14 +121,22 @@ def load_job(path: Path | None, assignments: Sequence[str], defaults: Mapping[st
     entries = {key: _Entry(value, "the launcher") for key, value in (defaults or {}).items()}
     if path is not None:
         entries |= _expanded(_read_file(path))
-    entries |= _expanded(_read_assignments(assignments))
+    assigned = _expanded(_read_assignments(assignments))
+    # What is assigned comes first: of overrides that match the same parameter the first wins.
+    entries = assigned | {key: entry for key, entry in entries.items() if key not in assigned}
+    overrides = {
+        key.removeprefix(_OVERRIDE_PREFIX): entries.pop(key) for key in [*entries] if key.startswith(_OVERRIDE_PREFIX)
+    }
     for key, entry in entries.items():
         if key not in Job.model_fields:
             raise UnknownKeyError(_unknown_key(key, entry.where))
+    values = {key: entry.value for key, entry in entries.items()}
+    values[OVERRIDES] = tuple((pattern, entry.value) for pattern, entry in overrides.items())
     try:
-        job = Job.model_validate({key: entry.value for key, entry in entries.items()})
+        job = Job.model_validate(values)
     except ValidationError as error:
         raise SettingError(_invalid_values(error, entries)) from None
+    _check_codecs(job, entries, overrides)
     _check_together(job, entries)
     return job
 
@@ -155,6 +173,29 @@ def _may_be_null(key: str) -> bool:
 
 
 def _expanded(entries: dict[str, _Entry]) -> dict[str, _Entry]:
+    """One key for each value: short forms are replaced by the keys that they stand for."""
+    return _expanded_overrides(_expanded_mode(entries))
+
+
+def _expanded_overrides(entries: dict[str, _Entry]) -> dict[str, _Entry]:
+    """Replaces `push_overrides: {pattern: codec}` by keys `push_overrides.pattern`."""
+    whole = entries.get(OVERRIDES)
+    if whole is None:
+        return entries
+    if not isinstance(whole.value, dict):
+        raise SettingError(
+            f"{whole.where}: `{OVERRIDES}` is {whole.value!r}; write a line `pattern: codec` below it for each pattern of "
+            f"parameter names, or --set {_OVERRIDE_PREFIX}PATTERN=codec."
+        )
+    spread = {f"{_OVERRIDE_PREFIX}{pattern}": codec for pattern, codec in whole.value.items()}
+    for key, codec in spread.items():
+        if not isinstance(codec, str):
+            raise SettingError(f"{whole.where}: `{key}` is {codec!r}; it should be a codec, for example fp16.")
+    others = {key: entry for key, entry in entries.items() if key != OVERRIDES}
+    return others | {key: _Entry(codec, whole.where) for key, codec in spread.items()}
+
+
+def _expanded_mode(entries: dict[str, _Entry]) -> dict[str, _Entry]:
     """Replaces the short form `mode: bounded:4` by the two keys that it stands for."""
     mode = entries.get("mode")
     if mode is None or not isinstance(mode.value, str) or ":" not in mode.value:
@@ -186,12 +227,24 @@ def _invalid_values(error: ValidationError, entries: Mapping[str, _Entry]) -> st
     return " ".join(sentences)
 
 
+def _check_codecs(job: Job, entries: Mapping[str, _Entry], overrides: Mapping[str, _Entry]) -> None:
+    where = entries.get("push_codec", _Entry(None, "the default"))
+    try:
+        parse_parameter_encoders(job.push_codec)
+        for pattern, codec in job.push_overrides:
+            where = overrides[pattern]
+            if not pattern:
+                raise SettingError(f"{where.where}: `{_OVERRIDE_PREFIX}` lacks a pattern of parameter names.")
+            parse_parameter_encoders(job.push_codec, [(pattern, codec)])
+    except CodecError as error:
+        raise CodecError(f"{where.where}: {error}") from None
+    try:
+        parse_pull_codec(job.pull_codec)
+    except CodecError as error:
+        raise CodecError(f"{entries['pull_codec'].where}: `pull_codec`: {error}") from None
+
+
 def _check_together(job: Job, entries: Mapping[str, _Entry]) -> None:
-    for key in ("push_codec", "pull_codec"):
-        try:
-            parse_codec(getattr(job, key))
-        except CodecError as error:
-            raise CodecError(f"{entries[key].where}: `{key}`: {error}") from None
     if job.quorum is not None and job.mode != "sync":
         raise SettingError(
             f"{entries['quorum'].where}: `quorum` closes rounds and needs mode=sync; the mode is {job.mode}. "

@@ -58,6 +58,7 @@ def summary_object(end: RunEnd) -> dict[str, Any]:
         "error": end.error,
         "mode": end.job.mode,
         "push_codec": end.job.push_codec,
+        "push_overrides": dict(end.job.push_overrides),
         "pull_codec": end.job.pull_codec,
         "workers": [_worker_object(worker) for worker in status.workers],
         "shards": [
@@ -156,10 +157,11 @@ def summary_page(end: RunEnd) -> str:
 
 def _headline(end: RunEnd, figures: Figures, summary: Mapping[str, Any]) -> str:
     outcome = "Done" if end.error is None else f"FAILED: {end.error}\nEnded"
+    overrides = "".join(f", {pattern} {codec}" for pattern, codec in end.job.push_overrides)
     return (
         f"{outcome} after {end.wall_seconds:.1f} s: step {grouped(figures.step)},"
         f" {len(summary['workers'])} workers, {len(summary['shards'])} servers,"
-        f" mode {end.job.mode}, push {end.job.push_codec}, pull {end.job.pull_codec}"
+        f" mode {end.job.mode}, push {end.job.push_codec}{overrides}, pull {end.job.pull_codec}"
     )
 
 

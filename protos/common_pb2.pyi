@@ -58,7 +58,7 @@ BAD_SETTING: ErrorCode
 BAD_REQUEST: ErrorCode
 
 class JobSpecification(_message.Message):
-    __slots__ = ("job_id", "mode", "staleness_bound", "quorum", "damping", "push_codec", "pull_codec", "block_elements", "lease_seconds", "num_shards", "shard_addresses", "expected_workers", "server_patience_seconds", "seed", "message_bytes")
+    __slots__ = ("job_id", "mode", "staleness_bound", "quorum", "damping", "push_codec", "pull_codec", "block_elements", "lease_seconds", "num_shards", "shard_addresses", "expected_workers", "server_patience_seconds", "seed", "message_bytes", "push_overrides")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     STALENESS_BOUND_FIELD_NUMBER: _ClassVar[int]
@@ -74,6 +74,7 @@ class JobSpecification(_message.Message):
     SERVER_PATIENCE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PUSH_OVERRIDES_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     mode: Mode
     staleness_bound: int
@@ -89,7 +90,16 @@ class JobSpecification(_message.Message):
     server_patience_seconds: float
     seed: int
     message_bytes: int
-    def __init__(self, job_id: _Optional[str] = ..., mode: _Optional[_Union[Mode, str]] = ..., staleness_bound: _Optional[int] = ..., quorum: _Optional[int] = ..., damping: _Optional[str] = ..., push_codec: _Optional[str] = ..., pull_codec: _Optional[str] = ..., block_elements: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., num_shards: _Optional[int] = ..., shard_addresses: _Optional[_Iterable[str]] = ..., expected_workers: _Optional[int] = ..., server_patience_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., message_bytes: _Optional[int] = ...) -> None: ...
+    push_overrides: _containers.RepeatedCompositeFieldContainer[CodecOverride]
+    def __init__(self, job_id: _Optional[str] = ..., mode: _Optional[_Union[Mode, str]] = ..., staleness_bound: _Optional[int] = ..., quorum: _Optional[int] = ..., damping: _Optional[str] = ..., push_codec: _Optional[str] = ..., pull_codec: _Optional[str] = ..., block_elements: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., num_shards: _Optional[int] = ..., shard_addresses: _Optional[_Iterable[str]] = ..., expected_workers: _Optional[int] = ..., server_patience_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., message_bytes: _Optional[int] = ..., push_overrides: _Optional[_Iterable[_Union[CodecOverride, _Mapping]]] = ...) -> None: ...
+
+class CodecOverride(_message.Message):
+    __slots__ = ("pattern", "codec")
+    PATTERN_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    pattern: str
+    codec: str
+    def __init__(self, pattern: _Optional[str] = ..., codec: _Optional[str] = ...) -> None: ...
 
 class Parameter(_message.Message):
     __slots__ = ("name", "shape", "trainable", "aliases", "group")

@@ -25,7 +25,9 @@ class JobSettings:
     damping: str = "inverse"
     """How version staleness lowers the learning rate: `none`, `inverse` or `sqrt`; `async` only."""
     push_codec: str = "fp32"
-    """Codec of gradients."""
+    """Codec of gradients, with what workers remember of them."""
+    push_overrides: tuple[tuple[str, str], ...] = ()
+    """(pattern, codec) for the gradients of parameters whose name matches the pattern; the first match wins."""
     pull_codec: str = "fp32"
     """Codec of parameters."""
     block_elements: int | None = None

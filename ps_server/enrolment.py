@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from ..compression.spec import parse_codec
+from ..compression.parameter_encoders import parse_parameter_encoders
 from ..protos.common_pb2 import OptimizerSpecification, Plan
 from ..protos.errors import BadRequestError, OptimizerMismatchError, OverBudgetError, PlanMismatchError
 from ..protos.registrar_pb2 import EnrolRequest
@@ -104,13 +104,14 @@ def check_budget(request: EnrolRequest, settings: JobSettings, num_shards: int, 
     Raises:
         OverBudgetError: names what to change.
     """
-    codec = parse_codec(settings.push_codec)
+    encoders = parse_parameter_encoders(settings.push_codec, settings.push_overrides)
+    encoder_of = [encoders.of([p.name, *p.aliases], p.shape) for p in request.plan.parameters]
     elements, step_bytes = [0] * num_shards, [0] * num_shards
     for block in request.plan.blocks:
         num_elements = math.prod(block.sizes)
         elements[block.shard] += num_elements
         if request.plan.parameters[block.parameter].group >= 0:
-            step_bytes[block.shard] += codec.frame_bound(num_elements)
+            step_bytes[block.shard] += encoder_of[block.parameter].frame_bound(num_elements)
     state_bytes = 4 * max(elements) * (1 + optimizer_for(request.optimizer, [], 0).num_slots)
     if settings.memory_bytes is not None and state_bytes > settings.memory_bytes:
         raise OverBudgetError(
@@ -119,9 +120,9 @@ def check_budget(request: EnrolRequest, settings: JobSettings, num_shards: int, 
         )
     if num_trainers * max(step_bytes) > settings.staging_bytes:
         raise OverBudgetError(
-            f"worker {request.worker_id} is one too many: {num_trainers} workers x {max(step_bytes)} bytes of {codec.spec} "
-            f"frames exceed staging_bytes={settings.staging_bytes} on one of {num_shards} shards; use a narrower push_codec, "
-            "more shards or a larger staging_bytes"
+            f"worker {request.worker_id} is one too many: {num_trainers} workers x {max(step_bytes)} bytes of frames "
+            f"({encoders.main.spec}) exceed staging_bytes={settings.staging_bytes} on one of {num_shards} shards; use a "
+            "narrower push_codec, more shards or a larger staging_bytes"
         )
 
 

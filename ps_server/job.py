@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..protos.common_pb2 import JobSpecification, Mode
+from ..protos.common_pb2 import CodecOverride, JobSpecification, Mode
 from .config import JobSettings
 
 MODE_OF_NAME = {"sync": Mode.MODE_SYNC, "bounded": Mode.MODE_BOUNDED, "async": Mode.MODE_ASYNC}
@@ -18,6 +18,7 @@ def job_message(settings: JobSettings, job_id: str, shard_addresses: Sequence[st
         quorum=settings.quorum or 0,
         damping=settings.damping,
         push_codec=settings.push_codec,
+        push_overrides=[CodecOverride(pattern=pattern, codec=codec) for pattern, codec in settings.push_overrides],
         pull_codec=settings.pull_codec,
         block_elements=settings.block_elements or 0,
         lease_seconds=settings.lease_seconds,
@@ -38,6 +39,7 @@ def settings_of(job: JobSpecification) -> JobSettings:
         quorum=job.quorum or None,
         damping=job.damping,
         push_codec=job.push_codec,
+        push_overrides=tuple((override.pattern, override.codec) for override in job.push_overrides),
         pull_codec=job.pull_codec,
         block_elements=job.block_elements or None,
         lease_seconds=job.lease_seconds,

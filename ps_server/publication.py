@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..compression.codec import Codec
+from ..compression.encoder_spec import parse_pull_codec
 from ..compression.frame import parse_frame
 from ..compression.spec import WHOLE_VALUE_CODECS, parse_codec
 from ..protos.errors import SettingError
@@ -124,7 +125,7 @@ def check_pull_codec(settings: JobSettings) -> None:
         CodecError: there is no such codec.
         SettingError: names the codecs that would work.
     """
-    codec = parse_codec(settings.pull_codec)
+    codec = parse_pull_codec(settings.pull_codec)
     if codec.spec in WHOLE_VALUE_CODECS:
         return
     if settings.mode != "sync":
@@ -132,7 +133,7 @@ def check_pull_codec(settings: JobSettings) -> None:
             f"pull_codec={codec.spec} sends differences, which every worker must follow one by one; mode={settings.mode} pulls "
             f"whatever is newest. Use pull_codec={' or '.join(WHOLE_VALUE_CODECS)}, or mode=sync"
         )
-    if codec.contract.delta(1 << 16) is None:
+    if not codec.contract.admits_error_feedback:
         raise SettingError(
             f"pull_codec={codec.spec} is not contractive, so differences would grow; use its nearest rounding"
         )

@@ -14,6 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, start_http_server
 
+from ..compression.parameter_encoders import parse_parameter_encoders
 from ..protos import registrar_pb2, shard_pb2
 from ..protos.errors import PortInUseError
 from ..protos.registrar_pb2 import ShardHello
@@ -43,6 +44,7 @@ class Server:
 
     def __init__(self, config: ServerConfig) -> None:
         if config.job is not None:
+            parse_parameter_encoders(config.job.push_codec, config.job.push_overrides)
             check_pull_codec(config.job)
         self._config = config
         self._epoch = secrets.randbits(63)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from ..compression.frame import Frame, parse_frame
+from ..compression.parameter_encoders import parse_parameter_encoders
 from ..compression.spec import parse_codec
 from ..compression.warm_up import warm_up
 from ..protos.common_pb2 import JobSpecification
@@ -34,8 +35,9 @@ class Shard:
         self.applier = BundleApplier(self.store, policy, self.publisher)
         self.initialised: set[int] = set()
         """Blocks that hold the open grant's initial values."""
-        for spec in ("fp32", settings.push_codec, settings.pull_codec):
-            warm_up(parse_codec(spec))
+        pushed = parse_parameter_encoders(settings.push_codec, settings.push_overrides).all
+        for codec in {*(encoder.codec for encoder in pushed), *map(parse_codec, ("fp32", settings.pull_codec))}:
+            warm_up(codec)
 
     def parse(
         self, blocks: Sequence[int], lengths: Sequence[int], payload: memoryview | bytes

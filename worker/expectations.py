@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping
 
-from ..compression.spec import parse_codec
+from ..compression.encoder_spec import parse_encoder, parse_pull_codec
 from ..protos.common_pb2 import JobSpecification, Mode
 from ..protos.errors import SettingError, UnknownKeyError
 
@@ -18,6 +18,7 @@ def job_values(job: JobSpecification) -> dict[str, object]:
         "quorum": job.quorum or None,
         "damping": job.damping,
         "push_codec": job.push_codec,
+        "push_overrides": {override.pattern: override.codec for override in job.push_overrides},
         "pull_codec": job.pull_codec,
         "block_elements": job.block_elements or None,
         "lease_seconds": job.lease_seconds,
@@ -58,4 +59,11 @@ def _spelled_out(expected: Mapping[str, object]) -> dict[str, object]:
 
 
 def _canonical(name: str, value: object) -> object:
-    return parse_codec(value).spec if name.endswith("_codec") and isinstance(value, str) else value
+    if name == "push_codec" and isinstance(value, str):
+        return parse_encoder(value).spec
+    if name == "pull_codec" and isinstance(value, str):
+        return parse_pull_codec(value).spec
+    if name == "push_overrides" and isinstance(value, Mapping):
+        # In their order, which decides between patterns that match the same parameter.
+        return [(pattern, parse_encoder(codec).spec) for pattern, codec in value.items()]
+    return value

@@ -1,46 +1,40 @@
 """Which codec encodes which block of a worker's gradients, and what the codecs left out so far."""
 
+import difflib
 import hashlib
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ..compression.codec import Codec
-from ..compression.error_feedback import Encoder, encoder_for
-from ..compression.spec import parse_codec
+from ..compression.block_memory import State
+from ..compression.encoder import Encoder
+from ..compression.encoder_spec import EncoderSpec
+from ..compression.parameter_encoders import ParameterEncoders, parse_parameter_encoders
+from ..protos.common_pb2 import JobSpecification
+from ..protos.errors import SettingError
 from .plan import ShardingPlan, TableEntry
-
-SMALL_TENSOR_ELEMENTS = 1024
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
 
 class GradientEncoder:
-    """The job's push codec, with its dense form for small and one-dimensional tensors.
+    """The job's encoders over the blocks of a plan: one for each specification.
 
-    Different blocks may be encoded by different threads at once. A frame's residual stays pending until `commit`.
+    Different blocks may be encoded by different threads at once. What a frame changes in an encoder's memory stays
+    pending until `commit`.
     """
 
-    def __init__(self, plan: ShardingPlan, push_codec: str) -> None:
-        codec = parse_codec(push_codec)
-        dense = codec.dense()
-        main = encoder_for(codec)
-        small = main if dense == codec else encoder_for(dense)
-        choice = [small if is_small(entry) else main for entry in plan.entries]
-        self._encoders = [main] if small is main else [main, small]
-        self._of_block: list[Encoder] = [choice[block.entry] for block in plan.blocks]
-        self.bounds = [self._of_block[block.id].codec.frame_bound(block.num_elements) for block in plan.blocks]
+    def __init__(self, plan: ShardingPlan, encoders: ParameterEncoders) -> None:
+        specs = [encoders.of(names_of(entry), entry.shape) for entry in plan.entries]
+        self._encoders: dict[EncoderSpec, Encoder] = {spec: spec.build() for spec in specs}
+        self._of_block = [self._encoders[specs[block.entry]] for block in plan.blocks]
+        self.bounds = [specs[block.entry].frame_bound(block.num_elements) for block in plan.blocks]
         """Most bytes of each block's frame."""
 
-    def codec(self, block: int) -> Codec:
-        """The codec of a block."""
-        return self._of_block[block].codec
-
     def encode(self, block: int, values: Floats, out: Bytes, seed: int) -> int:
-        """Encodes values plus residual into `out`; returns the bytes written. Raises NonFiniteError."""
+        """Encodes values, and what is remembered, into `out`; returns the bytes written. Raises NonFiniteError."""
         return self._of_block[block].encode(block, values, out, seed)
 
     def commit(self, blocks: Iterable[int]) -> None:
@@ -49,32 +43,49 @@ class GradientEncoder:
             encoder.commit(keys)
 
     def discard(self, blocks: Iterable[int]) -> None:
-        """These frames do not count: their gradient is dropped, the residual is as before."""
+        """These frames do not count: their gradient is dropped, the memory is as before."""
         for encoder, keys in self._by_encoder(blocks):
             encoder.discard(keys)
 
     def residual_norm(self) -> float:
         """Euclidean norm of everything left out so far, in gradient units."""
-        return float(sum(encoder.residual_norm() ** 2 for encoder in self._encoders) ** 0.5)
+        return float(sum(encoder.residual_norm() ** 2 for encoder in self._encoders.values()) ** 0.5)
 
-    def state_dict(self) -> dict[int, torch.Tensor]:
-        """Committed residuals by block id."""
-        return {key: value for encoder in self._encoders for key, value in encoder.state_dict().items()}
+    def state_dict(self) -> dict[int, State]:
+        """Committed memory by block id."""
+        return {key: state for encoder in self._encoders.values() for key, state in encoder.state_dict().items()}
 
-    def load_state_dict(self, state: Mapping[int, torch.Tensor]) -> None:
-        """Replaces the residuals."""
-        for encoder in self._encoders:
-            own = {key: value for key, value in state.items() if self._of_block[key] is encoder}
-            encoder.load_state_dict(own)
+    def load_state_dict(self, state: Mapping[int, State]) -> None:
+        """Replaces the memory; each encoder takes what it keeps of its blocks."""
+        for encoder in self._encoders.values():
+            encoder.load_state_dict({key: value for key, value in state.items() if self._of_block[key] is encoder})
 
     def _by_encoder(self, blocks: Iterable[int]) -> list[tuple[Encoder, list[int]]]:
         keys = list(blocks)
-        return [(encoder, [key for key in keys if self._of_block[key] is encoder]) for encoder in self._encoders]
+        return [(e, [key for key in keys if self._of_block[key] is e]) for e in self._encoders.values()]
 
 
-def is_small(entry: TableEntry) -> bool:
-    """Whether a tensor is too small, or too important, to be sent sparsely."""
-    return len(entry.shape) < 2 or entry.num_elements < SMALL_TENSOR_ELEMENTS
+def names_of(entry: TableEntry) -> list[str]:
+    """Every name that an override may call a tensor by."""
+    return [entry.name, *entry.aliases]
+
+
+def encoders_of(job: JobSpecification) -> ParameterEncoders:
+    """The job's push codec and its overrides."""
+    return parse_parameter_encoders(
+        job.push_codec, [(override.pattern, override.codec) for override in job.push_overrides]
+    )
+
+
+def check_overrides(encoders: ParameterEncoders, parameters: Iterable[TableEntry]) -> None:
+    """Raises SettingError for an override that matches none of the model's parameters."""
+    names = [name for entry in parameters for name in names_of(entry)]
+    for pattern in encoders.unmatched(names):
+        near = difflib.get_close_matches(pattern, names, n=1, cutoff=0.0)
+        hint = f"; the nearest is {near[0]!r}" if near else ""
+        raise SettingError(
+            f"`push_overrides.{pattern}` matches no parameter of the model{hint}; change the pattern or remove it"
+        )
 
 
 def step_seed(job_seed: int, worker_id: int, step: int) -> int:

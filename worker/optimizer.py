@@ -15,7 +15,7 @@ from .model_table import ModelTable
 from .optimizer_values import group_numbers
 from .recorder import Recorder, StepKind, StepSummary, StepTimes
 from .replica import Replica
-from .saved_state import STATE_KEY, load_residuals, saved_state
+from .saved_state import STATE_KEY, load_memory, saved_state
 from .step_messages import StepRequest
 
 DEFAULT_NUM_SAMPLES = 1.0
@@ -86,16 +86,16 @@ class RemoteOptimizer(torch.optim.Optimizer):
         """Waits until the newest values are in the parameters. `step()` has waited already; here for later."""
 
     def state_dict(self) -> dict[str, Any]:
-        """`param_groups`, and under `pushpull` this worker's residuals, clock and job. No server state."""
+        """`param_groups`, and under `pushpull` what this worker's encoders remember, its clock and job. No server state."""
         state: dict[str, Any] = super().state_dict()
         state[STATE_KEY] = saved_state(self._replica)
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restores group values and residuals; momenta belong to the servers and are left as they are."""
+        """Restores group values and what encoders remember; momenta of the servers are left as they are."""
         local = {key: value for key, value in state_dict.items() if key != STATE_KEY}
         super().load_state_dict({**local, "state": {}})
-        load_residuals(self._replica, state_dict)
+        load_memory(self._replica, state_dict)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Groups are fixed for the job once the servers know the model."""

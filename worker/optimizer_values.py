@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 
+from ..compression.parameter_encoders import ParameterEncoders
 from ..protos.common_pb2 import OptimizerSpecification, ParameterGroup
 from ..protos.errors import SettingError
 
 SUPPORTED = ("SGD", "Adam", "AdamW", "Adagrad", "RMSprop")
+ADAM_FAMILY = ("Adam", "AdamW")
 
 LOCAL_FLAGS = frozenset({"foreach", "fused", "capturable", "differentiable"})
 """How torch computes on this machine; the servers choose for themselves."""
@@ -21,6 +23,25 @@ def check_supported(optimizer_class: type[torch.optim.Optimizer]) -> None:
     if name not in SUPPORTED or getattr(torch.optim, name) is not optimizer_class:
         choices = ", ".join(f"torch.optim.{choice}" for choice in SUPPORTED)
         raise SettingError(f"the servers cannot run {optimizer_class.__module__}.{name}; use one of {choices}")
+
+
+def check_momentum(specification: OptimizerSpecification, encoders: ParameterEncoders) -> None:
+    """Raises SettingError if both workers and servers would apply momentum."""
+    own = next((encoder for encoder in encoders.all if encoder.memory.momentum), None)
+    if own is None:
+        return
+    reason = f"push codec {own.spec} applies momentum {own.memory.momentum:g} on the workers"
+    if specification.name in ADAM_FAMILY:
+        raise SettingError(
+            f"{reason}, and {specification.name} would apply its own to that on the servers; use torch.optim.SGD "
+            "without momentum, or a push codec without dgc"
+        )
+    for index, group in enumerate(specification.groups):
+        if group.numbers.get("momentum", 0.0):
+            raise SettingError(
+                f"{reason}, so momentum={group.numbers['momentum']:g} of parameter group {index} would count twice; set "
+                "momentum=0 in the optimizer, or use a push codec without dgc"
+            )
 
 
 def optimizer_specification(

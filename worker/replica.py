@@ -13,7 +13,7 @@ from ..protos.errors import ExpiredError, FencedError, NonFiniteError, PushpullE
 from ..protos.registrar_pb2 import EnrolResponse
 from ..protos.shard_pb2 import Hello, Outcome, Pull, WorkerMessage
 from .followed_values import receiver_for
-from .gradient_encoder import GradientEncoder, step_seed
+from .gradient_encoder import GradientEncoder, encoders_of, step_seed
 from .held_values import HeldValues
 from .initialise import upload_initial_values
 from .membership import Membership
@@ -66,7 +66,7 @@ class Replica:
         settings: ReplicaSettings,
     ) -> None:
         self.plan = plan
-        self.encoder = GradientEncoder(plan, membership.job.push_codec)
+        self.encoder = GradientEncoder(plan, encoders_of(membership.job))
         self.clock = 0
         """The job's clock when this worker enrolled: rounds, or steps of the slowest member."""
         self.timings = Timings()

@@ -1,4 +1,4 @@
-"""What a worker saves of itself: what its encoders left out so far."""
+"""What a worker saves of itself: what its encoders remember."""
 
 import logging
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ STATE_KEY = "pushpull"
 
 
 def saved_state(replica: Replica) -> dict[str, Any]:
-    """Residuals (FP32, by block), and what they belong to."""
+    """Residuals and velocities (FP32, by block), and what they belong to."""
     return {
-        "residuals": replica.encoder.state_dict(),
+        "memory": replica.encoder.state_dict(),
         "plan": replica.plan.fingerprint,
         "clock": replica.position.own_clock,
         "job": replica.job_settings(),
     }
 
 
-def load_residuals(replica: Replica, state: Mapping[str, Any]) -> None:
+def load_memory(replica: Replica, state: Mapping[str, Any]) -> None:
     """Takes back what `saved_state` gave, if it belongs to the same plan."""
     saved = state.get(STATE_KEY)
     if saved is None:
@@ -32,7 +32,9 @@ def load_residuals(replica: Replica, state: Mapping[str, Any]) -> None:
             )
         return
     if saved["plan"] != replica.plan.fingerprint:
-        if saved["residuals"]:
-            logger.warning("the saved residuals belong to another model or number of shards; they are dropped")
+        if saved["memory"]:
+            logger.warning(
+                "the saved residuals and velocities belong to another model or number of shards; they are dropped"
+            )
         return
-    replica.encoder.load_state_dict(saved["residuals"])
+    replica.encoder.load_state_dict(saved["memory"])

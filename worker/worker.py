@@ -14,17 +14,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..compression.spec import parse_codec
 from ..compression.warm_up import warm_up
-from ..protos.common_pb2 import JobSpecification, Mode
+from ..protos.common_pb2 import JobSpecification, Mode, OptimizerSpecification
 from ..protos.errors import ExpiredError, SettingError
 from ..protos.registrar_pb2 import DealRequest, DealResponse
 from .config import WorkerConfig, worker_config
 from .data_ledger import DataLedger
 from .expectations import check_expectations
+from .gradient_encoder import check_overrides, encoders_of
 from .membership import Membership
 from .metrics import MetricsEndpoint, WorkerMetrics
-from .model_table import model_table
+from .model_table import ModelTable, model_table
 from .optimizer import OptimizerParts, RemoteOptimizer
-from .optimizer_values import check_supported, optimizer_specification
+from .optimizer_values import check_momentum, check_supported, optimizer_specification
 from .plan import make_plan
 from .recorder import Recorder
 from .registrar_client import RegistrarClient
@@ -153,8 +154,7 @@ class Worker:
         template = optimizer_class(model.parameters() if params is None else params, **kwargs)
         table = model_table(model, template.param_groups)
         specification = optimizer_specification(optimizer_class, template.param_groups, template.defaults)
-        for codec in (self.job.push_codec, self.job.pull_codec):
-            warm_up(parse_codec(codec))
+        _prepare_codecs(self.job, table, specification)
         plan = make_plan(table.entries, self.job.num_shards, self.job.block_elements)
         settings = ReplicaSettings(
             accumulate=accumulate, clip_norm=clip_norm, num_encoder_threads=_num_encoder_threads()
@@ -276,6 +276,16 @@ class Worker:
         self._registrar.close()
         if self._endpoint is not None:
             self._endpoint.close()
+
+
+def _prepare_codecs(job: JobSpecification, table: ModelTable, optimizer: OptimizerSpecification) -> None:
+    """Refuses codecs that do not go with model or optimizer, and compiles the others ahead of the first step."""
+    encoders = encoders_of(job)
+    check_overrides(encoders, table.entries[: table.num_parameters])
+    check_momentum(optimizer, encoders)
+    for encoder in encoders.all:
+        encoder.warm_up()
+    warm_up(parse_codec(job.pull_codec))
 
 
 def _number(value: Any) -> float:

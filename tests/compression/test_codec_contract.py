@@ -14,7 +14,6 @@ from pushpull.compression.frame import parse_frame
 from pushpull.compression.spec import parse_codec
 from pushpull.protos.errors import NonFiniteError
 
-BLOCK = 256
 LARGEST = float(np.finfo(np.float32).max)
 
 quick = settings(
@@ -44,6 +43,16 @@ def mostly_zero(rng, size):
     return rng.standard_normal(size) * (rng.random(size) < 0.02)
 
 
+def heavy_tailed(rng, size):
+    return rng.standard_t(2, size)
+
+
+def one_large(rng, size):
+    values = rng.standard_normal(size) * 0.01
+    values[size // 3 : size // 3 + 1] = 1.0
+    return values
+
+
 def all_zero(rng, size):
     return -np.zeros(size)
 
@@ -53,7 +62,7 @@ def vectors(draw):
     if draw(st.booleans()):
         return draw(arrays(np.float32, st.integers(0, 9), elements=finite))
     size = draw(st.one_of(st.sampled_from([0, 1, 255, 256, 257, 4096, 5000]), st.integers(2, 800)))
-    make = draw(st.sampled_from([normal, wide, tiny, tied, mostly_zero, all_zero]))
+    make = draw(st.sampled_from([normal, wide, tiny, tied, mostly_zero, heavy_tailed, one_large, all_zero]))
     return np.clip(make(np.random.default_rng(draw(st.integers(0, 99))), size), -LARGEST, LARGEST).astype(np.float32)
 
 
@@ -61,10 +70,19 @@ def norm(values):
     return float(np.linalg.norm(values.astype(np.float64)))
 
 
-def block_maxima(values):
-    """For each element the largest magnitude of its quantiser block."""
-    padded = np.pad(np.abs(values), (0, -values.size % BLOCK)).reshape(-1, BLOCK)
-    return np.repeat(padded.max(axis=1), BLOCK)[: values.size].astype(np.float64)
+def block_maxima(codec, values):
+    """For each element the largest magnitude of what its quantiser looks at."""
+    sizes = np.abs(values).astype(np.float64)
+    block = getattr(codec, "block", None)
+    if block is None:
+        return np.full(values.size, sizes.max(initial=0.0))
+    padded = np.pad(sizes, (0, -values.size % block)).reshape(-1, block)
+    return np.repeat(padded.max(axis=1), block)[: values.size]
+
+
+def spread_values():
+    """Above the thresholds of the examples, and rarely on a level of any quantiser."""
+    return np.random.default_rng(9).uniform(3, 11, 4096).astype(np.float32)
 
 
 class TestFrames:
@@ -86,9 +104,21 @@ class TestFrames:
             assert encoded(codec, values, seed + 1) == encoded(codec, values, seed)
 
     def test_a_codec_that_draws_gives_other_bytes_for_another_seed(self, codec, encoded):
-        values = np.linspace(0.1, 1, 3000, dtype=np.float32)
+        values = np.linspace(2, 20, 3000, dtype=np.float32)
         same = encoded(codec, values, 1) == encoded(codec, values, 2)
         assert same == codec.contract.deterministic
+
+    @quick
+    @given(values=vectors(), seed=st.integers(0, 99))
+    def test_as_many_elements_are_sent_as_the_contract_declares(self, codec, encoded, decoded, values, seed):
+        frame = encoded(codec, values, seed)
+        sent = parse_frame(frame, values.size).sent_positions()
+        least, most = codec.contract.band(values.size)
+        assert least <= sent.size <= most
+        assert np.unique(sent).size == sent.size
+        result = decoded(frame, values.size)
+        result[sent] = 0
+        assert not result.any()
 
     def test_threads_give_the_same_frames_as_one_thread(self, codec, encoded):
         batch = [np.random.default_rng(seed).standard_normal(6000).astype(np.float32) for seed in range(8)]
@@ -101,25 +131,26 @@ class TestErrors:
     @quick
     @given(values=vectors(), seed=st.integers(0, 99))
     def test_the_error_of_each_element_is_within_the_contract(self, codec, encoded, decoded, values, seed):
-        result = decoded(encoded(codec, values, seed), values.size).astype(np.float64)
-        contract = codec.contract
-        sent = np.argsort(-np.abs(values), kind="stable")[: contract.num_sent(values.size)]
-        dropped = np.delete(np.arange(values.size), sent)
-        assert not result[dropped].any()
-        absmax = block_maxima(values) if codec.dense() == codec else np.full(values.size, np.abs(values).max(initial=0))
-        allowed = np.array([contract.max_error(float(largest)) for largest in absmax])
-        assert (np.abs(result - values)[sent] <= allowed[sent]).all()
+        frame = encoded(codec, values, seed)
+        sent = parse_frame(frame, values.size).sent_positions()
+        contract, factor = codec.contract, codec.contract.factor(values.size)
+        expected = np.clip(factor * values.astype(np.float64), -LARGEST, LARGEST)
+        error = np.abs(decoded(frame, values.size) - expected)
+        allowed = np.array([contract.max_error(largest) for largest in block_maxima(codec, expected)])
+        # The roundings of n / k and of the product with it.
+        slack = 2.0**-23 * np.abs(expected) + 2.0**-149 if factor != 1 else 0.0
+        assert (error <= allowed + slack)[sent].all()
 
     @quick
-    @given(values=vectors(), seed=st.integers(0, 99))
-    def test_the_error_of_the_vector_is_within_the_contract(self, codec, encoded, decoded, values, seed):
-        error = norm(decoded(encoded(codec, values, seed), values.size).astype(np.float64) - values)
+    @given(values=vectors())
+    def test_the_error_of_the_vector_is_within_the_contract(self, codec, encoded, decoded, values):
         contract = codec.contract
-        delta, omega = contract.delta(values.size), contract.omega(values.size)
-        assert delta is not None or omega is not None
-        share = 1.0 - delta if delta is not None else omega
+        if not contract.deterministic:
+            return  # in the mean only: see TestDrawing
+        delta = contract.delta(values.size)
+        error = norm(decoded(encoded(codec, values), values.size).astype(np.float64) - values)
         underflow = contract.absolute_error * values.size**0.5
-        assert error <= share**0.5 * norm(values) * (1 + 1e-9) + underflow
+        assert error <= (1.0 - delta) ** 0.5 * norm(values) * (1 + 1e-9) + underflow
 
     @quick
     @given(values=vectors())
@@ -133,7 +164,7 @@ class TestErrors:
         pending = np.empty_like(values)
         result = decoded(encoded(codec, values, residual=(np.zeros_like(values), pending)), values.size)
         assert np.isfinite(result).all()
-        assert np.isfinite(pending).all()
+        assert np.isfinite(pending).all() or not codec.contract.admits_error_feedback
 
     @pytest.mark.parametrize("spec", ["fp32", "fp16", "bf16"])
     def test_casts_keep_the_sign_of_zero(self, spec, encoded, decoded):
@@ -158,9 +189,38 @@ class TestResidual:
         pending = np.full_like(values, np.nan)
         frame = encoded(codec, values, seed, (committed, pending))
         total = values + committed
-        np.testing.assert_array_equal(pending, total - decoded(frame, values.size))
+        with np.errstate(over="ignore"):
+            np.testing.assert_array_equal(pending, total - decoded(frame, values.size))
         np.testing.assert_array_equal(committed, before)
         assert frame == encoded(codec, total, seed)
+
+    @quick
+    @given(size=st.sampled_from([1, 5, 300, 5000]), seed=st.integers(0, 99))
+    def test_nothing_is_lost_over_many_frames(self, contracting_codec, encoded, decoded, size, seed):
+        codec, rng = contracting_codec, np.random.default_rng(seed)
+        committed, pending = np.zeros(size, np.float32), np.empty(size, np.float32)
+        given_, received = np.zeros(size), np.zeros(size)
+        for step in range(8):
+            values = rng.standard_normal(size).astype(np.float32)
+            given_ += values
+            received += decoded(encoded(codec, values, step, (committed, pending)), size)
+            committed, pending = pending, committed
+        # Sums of eight in float32: each step rounds once.
+        np.testing.assert_allclose(received + committed, given_, rtol=0, atol=8 * 2.0**-22 * 8)
+
+    @quick
+    @given(seed=st.integers(0, 9))
+    def test_the_residual_stays_bounded(self, contracting_codec, encoded, seed):
+        codec, size, rng = contracting_codec, 600, np.random.default_rng(seed)
+        committed, pending = np.zeros(size, np.float32), np.empty(size, np.float32)
+        delta = codec.contract.delta(size)
+        for step in range(60):
+            values = rng.standard_normal(size).astype(np.float32)
+            encoded(codec, values, step, (committed, pending))
+            committed, pending = pending, committed
+        # ||r|| <= sqrt(1 - delta) (||r|| + ||x||) settles below ||x|| * 2 / delta; without contraction, by the threshold.
+        most = 2.0 / delta * 1.2 * size**0.5 if delta else 60 * size**0.5
+        assert norm(committed) < most
 
 
 class TestOracle:
@@ -171,12 +231,16 @@ class TestOracle:
             values = values * np.float32(0.75)  # leaves room for the sum
         committed = values[::-1].copy() * np.float32(0.25) if with_residual else np.zeros_like(values)
         pending = np.empty_like(values)
-        frame = encoded(codec, values, seed, (committed, pending) if with_residual else None)
+        with np.errstate(over="ignore"):
+            frame = encoded(codec, values, seed, (committed, pending) if with_residual else None)
         told = torch.from_numpy(committed) if with_residual else None
         expected, left = oracle.encode(codec, torch.from_numpy(values), seed, told)
-        assert frame == expected.numpy().tobytes()
         result = decoded(frame, values.size)
-        assert result.tobytes() == oracle.decode(expected, values.size).numpy().tobytes()
+        bytes_of_frame = torch.from_numpy(np.frombuffer(frame, np.uint8).copy())
+        assert result.tobytes() == oracle.decode(bytes_of_frame, values.size).numpy().tobytes()
+        if not codec.exact_bytes:
+            return
+        assert frame == expected.numpy().tobytes()
         if with_residual:
             assert pending.tobytes() == left.numpy().tobytes()
 
@@ -194,46 +258,58 @@ class TestOracle:
         np.testing.assert_array_equal(total, np.arange(values.size, dtype=np.float32) + np.float32(scale) * plain)
 
 
-class TestUnbiased:
-    SPECS = ("int8:stochastic",)
+class TestDrawing:
+    """Codecs that draw: what holds in the mean over seeds, and that draws are independent."""
 
-    @pytest.mark.parametrize("spec", SPECS)
-    def test_the_mean_over_seeds_is_the_value(self, spec, encoded, decoded):
-        codec, num_seeds = parse_codec(spec), 600
+    NUM_SEEDS = 400
+
+    def results(self, codec, encoded, decoded, values, num_seeds=NUM_SEEDS):
+        return np.array([decoded(encoded(codec, values, seed), values.size) for seed in range(num_seeds)], np.float64)
+
+    @pytest.mark.parametrize("make", [normal, heavy_tailed, one_large])
+    def test_the_mean_error_of_the_vector_is_within_the_contract(self, drawing_codec, encoded, decoded, make):
+        contract, size = drawing_codec.contract, 700
+        values = make(np.random.default_rng(5), size).astype(np.float32)
+        errors = ((self.results(drawing_codec, encoded, decoded, values) - values) ** 2).sum(axis=1)
+        delta, omega = contract.delta(size), contract.omega(size)
+        assert (delta is None) != (omega is None)
+        allowed = (1.0 - delta if delta is not None else omega) * norm(values) ** 2
+        deviation = errors.std() / self.NUM_SEEDS**0.5
+        assert errors.mean() - 5 * deviation <= allowed * (1 + 1e-6)
+
+    def test_the_mean_over_seeds_is_the_value(self, drawing_codec, encoded, decoded):
+        if not drawing_codec.contract.unbiased:
+            return
         values = np.random.default_rng(1).standard_normal(512).astype(np.float32)
-        results = [decoded(encoded(codec, values, seed), values.size) for seed in range(num_seeds)]
-        step = np.abs(values).max() / 127
-        # An error has a standard deviation of at most half a step; six of the mean's, over 512 elements.
-        assert np.abs(np.mean(results, axis=0, dtype=np.float64) - values).max() < 6 * 0.5 * step / num_seeds**0.5
+        results = self.results(drawing_codec, encoded, decoded, values, num_seeds=2000)
+        # Sums over elements, with several weights, because a single element may by chance never be drawn.
+        weights = np.stack([values, np.ones(512), *np.random.default_rng(2).choice([-1.0, 1.0], (20, 512))])
+        errors = results @ weights.T - weights @ values.astype(np.float64)
+        assert (np.abs(errors.mean(axis=0)) <= 5 * errors.std(axis=0) / 2000**0.5).all()
 
-    @pytest.mark.parametrize("spec", SPECS)
-    @pytest.mark.parametrize("seed", range(5))
-    def test_errors_of_elements_are_independent(self, spec, seed, encoded, decoded):
-        codec, size = parse_codec(spec), 100_000
-        values = np.full(size, 0.3, np.float32)
-        values[::BLOCK] = 1.0
-        error = decoded(encoded(codec, values, seed), size).astype(np.float64) - values
-        assert abs(error.mean()) < 6 * 0.5 / 127 / size**0.5
+    def test_errors_of_elements_are_independent(self, drawing_codec, encoded, decoded):
+        """The variance of a sum over elements is at most the sum of their variances, and about that where every
+        element is sent: one draw for all would make it as many times larger as there are elements."""
+        results = self.results(drawing_codec, encoded, decoded, spread_values(), 64)
+        deviation = results.sum(axis=1).std()
+        expected = results.var(axis=0).sum() ** 0.5
+        assert 0 < deviation < 1.5 * expected
+        if drawing_codec.contract.band(results.shape[1])[0] == results.shape[1]:
+            assert deviation > 0.6 * expected
 
-    @pytest.mark.parametrize("spec", SPECS)
-    def test_errors_of_neighbouring_seeds_are_independent(self, spec, encoded, decoded):
-        codec, size = parse_codec(spec), 4096
-        values = np.full(size, 0.3, np.float32)
-        values[::BLOCK] = 1.0
-        errors = [decoded(encoded(codec, values, seed), size) - values for seed in range(64)]
+    def test_errors_of_neighbouring_seeds_are_independent(self, drawing_codec, encoded, decoded):
+        errors = self.results(drawing_codec, encoded, decoded, spread_values(), 64)
+        errors -= errors.mean(axis=0)
+        errors = errors[:, errors.std(axis=0) > 0]
+        assert errors.shape[1] > 30
         correlations = np.corrcoef(errors)[np.triu_indices(64, 1)]
-        assert np.abs(correlations).max() < 6 / size**0.5
-        sums = np.sum(errors, axis=1, dtype=np.float64)
-        # The sum over a block has to differ between seeds as that of independent errors does.
-        fraction = 0.3 * 127 % 1
-        expected = (fraction * (1 - fraction) * size) ** 0.5 / 127
-        assert 0.6 * expected < sums.std() < 1.5 * expected
+        assert np.abs(correlations).max() < 6 / errors.shape[1] ** 0.5
 
 
 class TestRefusals:
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf], ids=str)
     def test_a_value_that_is_not_finite_is_found_in_every_lane(self, codec, encoded, bad):
-        size = BLOCK + 70
+        size = 256 + 70
         values, committed = np.ones(size, np.float32), np.full(size, 0.5, np.float32)
         for place in range(size):
             values[place] = bad
@@ -283,5 +359,5 @@ class TestValues:
         assert hash(parse_codec(codec.spec)) == hash(codec)
 
     def test_the_dense_form_sends_everything(self, codec):
-        assert codec.dense().contract.density == 1
+        assert codec.dense().contract.band(1000) == (1000, 1000)
         assert codec.dense().dense() == codec.dense()

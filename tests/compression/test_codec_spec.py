@@ -3,9 +3,9 @@
 import pytest
 
 from pushpull.compression.codec import DenseCodec
-from pushpull.compression.int8 import Int8
-from pushpull.compression.spec import DECODERS, FAMILIES, SELECTIONS, example_specs, parse_codec
-from pushpull.compression.topk import TopK
+from pushpull.compression.selections.topk import TopK
+from pushpull.compression.spec import FAMILIES, ValueFamily, example_specs, parse_codec
+from pushpull.compression.values.integers import Integers
 from pushpull.protos.errors import CodecError
 
 
@@ -23,6 +23,9 @@ def test_examples_of_the_table_are_canonical(spec):
         ("topk:1.0+bf16", "topk:1+bf16"),
         ("topk:0.00001+fp32", "topk:1e-05+fp32"),
         ("topk:0.3+int8:stochastic", "topk:0.3+int8:stochastic"),
+        ("int8:256", "int8"),
+        ("int4:stochastic:256", "int4:stochastic"),
+        ("threshold:1e-3+int4:32+zstd", "threshold:0.001+int4:32+zstd"),
     ],
 )
 def test_other_spellings_have_one_canonical_form(spec, canonical):
@@ -37,22 +40,37 @@ def test_other_spellings_have_one_canonical_form(spec, canonical):
         ("int9", "unknown part 'int9'; did you mean 'int8'"),
         ("FP16", "did you mean 'fp16'"),
         ("top:0.01+fp16", "did you mean 'topk'"),
-        ("", "unknown part ''; known are fp32, fp16, bf16, int8, topk"),
+        ("", "unknown part ''; known are fp32, fp16, bf16, int8, int4, int2, sign"),
         ("gzip", "unknown part 'gzip'"),
-        ("fp16:3", "fp16 takes no argument, got '3'"),
-        ("int8:random", "int8 takes no argument but 'stochastic', got 'random'"),
-        ("topk:0.01", "topk needs a value format, e.g. 'topk:0.01+fp16'"),
+        ("fp32:3", "fp32 takes no argument, got '3'"),
+        ("fp16:3", "fp16 takes no argument but 'stochastic', got '3'"),
+        ("int8:random", "int8 takes 'stochastic' and the elements that share a scale"),
+        ("int8:100", "a power of two from 32 to 32768, got '100'"),
+        ("int8:64:stochastic", "got '64:stochastic'"),
+        ("topk:0.01", "topk needs a value format behind it, e.g. 'topk:0.01+fp16'"),
         ("topk+fp16", "topk takes one argument, the share"),
         ("topk:1:2+fp16", "topk takes one argument, the share"),
         ("topk:many+fp16", "not 'many'"),
         ("topk:0+fp16", "above 0 and at most 1, not 0"),
         ("topk:1.5+fp16", "above 0 and at most 1, not 1.5"),
         ("topk:-0.1+fp16", "above 0 and at most 1"),
-        ("topk:nan+fp16", "above 0 and at most 1"),
-        ("fp16+int8", "expected a value format"),
-        ("fp16+topk:0.1", "expected a value format"),
-        ("topk:0.1+topk:0.1", "expected a value format"),
-        ("topk:0.1+fp16+int8", "expected a value format"),
+        ("topk:nan+fp16", "takes the share of elements to send, not 'nan'"),
+        ("topk:0.1+int2:stochastic", "squared error is below 1"),
+        ("randk:0.1+fp16", "randk:0.1:unscaled+fp16, which works with error feedback"),
+        ("randk:0.1:twice+fp16", "randk takes the share of elements to send and may be unscaled"),
+        ("randk:0.1:unscaled+int2:stochastic", "squared error is below 1"),
+        ("threshold:0+fp16", "from a number above 0"),
+        ("threshold:1e-60+fp16", "from a number above 0"),
+        ("threshold:inf+fp16", "not 'inf'"),
+        ("threshold+fp16", "threshold takes one argument"),
+        ("zstd", "expected a value format"),
+        ("zstd+fp16", "expected a value format"),
+        ("fp16+zstd:3", "zstd takes no argument, got '3'"),
+        ("fp16+zstd+zstd", "zstd is the last stage and stands once"),
+        ("fp16+int8", "int8 stands behind the values; 'fp16' was complete"),
+        ("fp16+topk:0.1", "topk stands behind the values"),
+        ("topk:0.1+topk:0.1", "topk needs a value format behind it"),
+        ("topk:0.1+fp16+int8", "int8 stands behind the values"),
         ("fp16+", "unknown part ''"),
     ],
 )
@@ -66,7 +84,13 @@ def test_a_wrong_specification_names_itself_and_the_wrong_part(spec, message):
 def test_every_number_in_a_header_has_one_reader():
     names = [family.name for family in FAMILIES]
     assert len(set(names)) == len(names)
-    assert len(DECODERS) + len(SELECTIONS) - 1 == len(FAMILIES)
+    numbers = [family.value_id for family in FAMILIES if isinstance(family, ValueFamily)]
+    assert len(set(numbers)) == len(numbers)
+    for family in FAMILIES:
+        for example in family.examples if isinstance(family, ValueFamily) else ():
+            codec = parse_codec(example).dense()
+            assert codec.value_id == family.value_id
+            assert family.read(codec.parameter).section_bytes(1000) == codec.section_bytes(1000)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +102,14 @@ def test_every_number_in_a_header_has_one_reader():
         ("fp16", 1000, 24 + 2000 + 4),
         ("int8", 1000, 24 + 1000 + 4 * 4),
         ("int8", 0, 24),
+        ("int8:64", 1000, 24 + 1000 + 4 * 16),
+        ("int4", 1000, 24 + 500 + 4 * 4),
+        ("int4", 255, 24 + 128 + 4),
+        ("int2", 1000, 24 + 252 + 4 * 4),
+        ("sign", 1000, 24 + 128 + 4 * 4),
+        ("sign:1024", 1024, 24 + 128 + 4),
+        ("randk:0.01+fp32", 1000, 24 + 40),
+        ("int4+zstd", 1000, 24 + 500 + 4 * 4),
     ],
 )
 def test_dense_frames_have_a_known_size(spec, num_elements, num_bytes):
@@ -86,19 +118,40 @@ def test_dense_frames_have_a_known_size(spec, num_elements, num_bytes):
 
 @pytest.mark.parametrize(("num_elements", "num_sent"), [(0, 0), (1, 1), (49, 1), (250, 3), (100_000, 1000)])
 def test_topk_sends_its_share_and_at_least_one(num_elements, num_sent):
-    assert parse_codec("topk:0.01+fp16").contract.num_sent(num_elements) == num_sent
+    assert parse_codec("topk:0.01+fp16").contract.band(num_elements) == (num_sent, num_sent)
 
 
 def test_a_codec_is_unbiased_or_contracts():
     assert parse_codec("int8:stochastic").contract.delta(100) is None
-    assert parse_codec("int8:stochastic").contract.omega(100) == pytest.approx(256 / 127**2, rel=1e-3)
+    assert parse_codec("int8:stochastic").contract.omega(100) == pytest.approx(255 / 127**2 / 4, rel=1e-2)
+    assert parse_codec("int2:stochastic").contract.omega(100) == pytest.approx(7.5, rel=1e-3)
     assert parse_codec("int8").contract.omega(100) is None
-    assert parse_codec("topk:0.1+int8").contract.delta(1000) == pytest.approx(0.1 * (1 - 256 / 254**2), rel=1e-3)
+    assert parse_codec("topk:0.1+int8").contract.delta(1000) == pytest.approx(0.1 * (1 - 255 / 254**2), rel=1e-3)
     assert parse_codec("fp32").contract.delta(100) == 1
+    assert parse_codec("randk:0.1+fp32").contract.omega(100) == pytest.approx(9)
+    assert parse_codec("randk:0.1:unscaled+fp32").contract.delta(100) == pytest.approx(0.1)
+    assert parse_codec("threshold:1+fp32").contract.delta(100) == 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "admitted"),
+    [
+        ("int8", True),
+        ("sign", True),
+        ("topk:0.1+int4:stochastic", True),
+        ("threshold:1+fp16", True),
+        ("randk:0.1:unscaled+fp32", True),
+        ("randk:0.1+fp32", False),
+        ("int8:stochastic", False),
+        ("sign:stochastic", False),
+    ],
+)
+def test_error_feedback_is_for_codecs_whose_residual_stays_bounded(spec, admitted):
+    assert parse_codec(spec).contract.admits_error_feedback is admitted
 
 
 def test_small_tensors_use_the_value_codec_of_a_sparse_one():
-    assert parse_codec("topk:0.01+int8").dense() == Int8()
-    assert parse_codec("int8").dense() == Int8()
+    assert parse_codec("topk:0.01+int8").dense() == Integers(8)
+    assert parse_codec("int8").dense() == Integers(8)
     assert isinstance(parse_codec("topk:0.01+int8"), TopK)
     assert isinstance(parse_codec("topk:0.01+int8").dense(), DenseCodec)

@@ -12,10 +12,13 @@ from pushpull.compression.header import HEADER_BYTES, MAX_ELEMENTS, seal
 from pushpull.compression.spec import parse_codec
 from pushpull.protos.errors import FrameError, NonFiniteError
 
-SPECS = ["fp32", "fp16", "bf16", "int8", "topk:0.02+fp16", "topk:0.5+int8", "topk:0.1+bf16"]
+SPECS = [
+    *("fp32", "fp16", "bf16", "int8", "int4", "int2", "sign:64", "topk:0.02+fp16", "topk:0.5+int8", "topk:0.1+bf16"),
+    *("threshold:1+sign", "randk:0.1+fp32", "int2+zstd", "topk:0.5+int4+zstd"),
+]
 SIZE = 300
 
-INDEX, BLOCK_LOG2, NUM_ELEMENTS, NUM_SENT, SEED, CHECKSUM = 6, 7, 8, 12, 16, 20
+INDEX, PARAMETER, NUM_ELEMENTS, NUM_SENT, SEED, CHECKSUM = 6, 7, 8, 12, 16, 20
 FLAGS, SELECTION, VALUES = 3, 4, 5
 
 
@@ -64,8 +67,9 @@ def test_a_flipped_bit_in_the_header_is_refused(frame):
     for bit in range(8 * HEADER_BYTES):
         flipped = frame[bit // 8] ^ 1 << bit % 8
         found = outcome(changed(frame, bit // 8, bytes([flipped])))
-        # One element more may fit the same padded lengths; only a checksum can tell.
-        assert found == "refused" or bit // 8 == NUM_SENT, bit
+        # One element more, larger blocks, all elements drawn, another seed: these may be other frames of the same
+        # length; only a checksum can tell.
+        assert found == "refused" or bit // 8 in (NUM_SENT, PARAMETER, SELECTION, *range(SEED, SEED + 4)), bit
 
 
 def test_a_flipped_bit_behind_the_header_is_refused_or_decodes(frame):
@@ -101,10 +105,9 @@ def test_random_bytes_behind_a_valid_header_are_refused_or_decode(frame):
         (FLAGS, b"\x01", "checksum"),
         (SELECTION, b"\x07", "unknown selection 7"),
         (VALUES, b"\x63", "unknown format 99"),
-        (BLOCK_LOG2, b"\x09", r"quantiser blocks of 2\^9"),
+        (PARAMETER, b"\x63", r"blocks of 2\^99|the parameter 99"),
         (NUM_ELEMENTS, struct.pack("<I", SIZE + 1), "holds 301 elements, its block 300"),
         (NUM_SENT, struct.pack("<I", SIZE + 1), "sends 301 of 300"),
-        (SEED, b"\x01", "seed"),
         (CHECKSUM, b"\x01", "checksum"),
     ],
 )
@@ -120,6 +123,7 @@ def test_a_lie_in_the_header_is_named(frame, offset, replacement, message):
         (NUM_SENT, struct.pack("<I", 5), "padding"),
         (NUM_SENT, struct.pack("<I", 20), "bytes|beyond"),
         (NUM_SENT, struct.pack("<I", SIZE), "bytes"),
+        (SEED, b"\x01", "with a seed"),
         (HEADER_BYTES, b"\x21", "more than 32 bits"),
         (HEADER_BYTES, b"\x20", "inside its index"),
         (HEADER_BYTES + 1, b"\x01", "padding"),
@@ -129,6 +133,46 @@ def test_a_lie_in_the_header_is_named(frame, offset, replacement, message):
 def test_a_lie_in_the_index_is_named(sparse_frame, offset, replacement, message):
     with pytest.raises(FrameError, match=message):
         parse_frame(changed(sparse_frame, offset, replacement), SIZE)
+
+
+@pytest.mark.parametrize(
+    ("spec", "offset", "replacement", "message"),
+    [
+        ("fp32", INDEX, b"\x01", "an index or a seed"),
+        ("fp32", SEED, b"\x01", "an index or a seed"),
+        ("fp32", NUM_SENT, struct.pack("<I", 5), "count of sent elements"),
+        ("randk:0.1+fp32", INDEX, b"\x01", "drawn elements with an index"),
+        ("randk:0.1+fp32", NUM_SENT, struct.pack("<I", 29), "has 120 bytes of them, not 116"),
+    ],
+)
+def test_what_another_selection_would_have_is_refused(encoded, spec, offset, replacement, message):
+    frame = encoded(parse_codec(spec), np.ones(SIZE, np.float32))
+    with pytest.raises(FrameError, match=message):
+        parse_frame(changed(frame, offset, replacement), SIZE)
+
+
+@pytest.mark.parametrize(
+    ("offset", "replacement", "message"),
+    [
+        (0, struct.pack("<I", 1 << 30), "claims 1073741824 bytes; with its header there are at most"),
+        (0, struct.pack("<I", 2), "claims 2 bytes"),
+        (0, struct.pack("<I", 4), "a stream of another size"),
+        (4, struct.pack("<I", 5), "which its lengths contradict"),
+        (4, struct.pack("<I", 0xFFFFFFFF), "which its lengths contradict"),
+        (8, b"XXXX", "cannot be expanded|another size"),
+    ],
+)
+def test_a_lie_about_a_compressed_body_is_named(encoded, offset, replacement, message):
+    frame = encoded(parse_codec("int8+zstd"), np.resize(np.float32([1, 2, 3]), SIZE))
+    with pytest.raises(FrameError, match=message):
+        parse_frame(changed(frame, HEADER_BYTES + offset, replacement), SIZE)
+
+
+def test_padding_behind_a_compressed_body_must_be_zero(encoded):
+    frames = (encoded(parse_codec("int8+zstd"), np.arange(SIZE, dtype=np.float32) % period) for period in range(3, 99))
+    frame = next(frame for frame in frames if struct.unpack_from("<I", frame, HEADER_BYTES + 4)[0] % 4)
+    with pytest.raises(FrameError, match="padding is not zero"):
+        parse_frame(changed(frame, len(frame) - 1, b"\x01"), SIZE)
 
 
 def test_a_bitmap_with_another_count_or_beyond_the_block_is_refused(encoded):

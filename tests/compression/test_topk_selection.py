@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pushpull.compression.indices import BITMAP, GAPS, index_bound, read_index, write_index
+from pushpull.compression.selections.indices import BITMAP, GAPS, index_bound, read_index, write_index
 from pushpull.compression.spec import parse_codec
 
 

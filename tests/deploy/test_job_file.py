@@ -107,6 +107,62 @@ def test_an_unknown_codec_names_the_setting_and_where_it_was_written(key: str) -
         load_job(None, [f"{key}=int7"])
 
 
+OVERRIDES = """
+push_codec: topk:0.01+int8
+push_overrides:
+  "*.bias": fp32
+  "embed*": int8
+"""
+
+
+def test_overrides_keep_the_order_of_the_file(tmp_path: Path) -> None:
+    job = load_job(job_file(tmp_path, OVERRIDES), [])
+    assert job.push_overrides == (("*.bias", "fp32"), ("embed*", "int8"))
+    assert job.settings().push_overrides == job.push_overrides
+
+
+def test_assigned_overrides_come_before_those_of_the_file(tmp_path: Path) -> None:
+    job = load_job(
+        job_file(tmp_path, OVERRIDES), ["push_overrides.embed*=bf16", "push_overrides.lm_head.weight=ef+int8"]
+    )
+    assert job.push_overrides == (("embed*", "bf16"), ("lm_head.weight", "ef+int8"), ("*.bias", "fp32"))
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ("int8", "`push_overrides` is 'int8'; write a line `pattern: codec`"),
+        ("[int8]", "--set push_overrides.PATTERN=codec"),
+        ('{"*.bias": 3}', "`push_overrides.*.bias` is 3; it should be a codec"),
+        ('{"*.bias": int7}', "`push_overrides.*.bias`: codec 'int7'"),
+        ('{"": int8}', "lacks a pattern"),
+        ('{"*": "dgc:0.9+fp32"}', "`push_overrides.*`: encoder 'dgc:0.9+fp32'"),
+    ],
+)
+def test_overrides_that_cannot_work_name_the_file_and_the_pattern(tmp_path: Path, value: str, sentence: str) -> None:
+    path = job_file(tmp_path, f"push_overrides: {value}\n")
+    with pytest.raises(SettingError) as refusal:
+        load_job(path, [])
+    assert str(refusal.value).startswith(str(path))
+    assert sentence in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "sentence"),
+    [
+        ("push_overrides=int8", "--set push_overrides.PATTERN=codec"),
+        ("push_overrides.*.bias=int7", "--set push_overrides.*.bias=int7: `push_overrides.*.bias`: codec 'int7'"),
+        ("push_overides.*.bias=int8", "no setting `push_overides.*.bias`; the nearest is `push_overrides`"),
+        ("push_codec=ef+int8:stochastic", "does not contract"),
+        ("pull_codec=ef+int8", "`pull_codec`: codec 'ef+int8': parameters are pulled without a memory"),
+    ],
+)
+def test_assigned_codecs_that_cannot_work_are_named(assignment: str, sentence: str) -> None:
+    with pytest.raises(SettingError) as refusal:
+        load_job(None, [assignment])
+    assert sentence in str(refusal.value)
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -134,6 +190,7 @@ def test_a_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
         [],
         ["mode=bounded:2", "push_codec=int8", "lease_seconds=0.125", "seed=7", "block_elements=64"],
         ["quorum=1", "expected_workers=2"],
+        ["push_overrides.*.bias=fp32", "push_overrides.[ab].weight=dgc:0.9+topk:0.01+int8"],
     ],
 )
 def test_a_job_survives_being_handed_to_a_server_as_assignments(assignments: list[str]) -> None:

@@ -211,3 +211,9 @@ def test_a_status_as_json_has_numbers_names_and_every_field() -> None:
     assert seen["workers"][0]["report"]["metrics"] == {"loss": 0.5}
     assert seen["shards"] == []
     json.dumps(seen)
+
+
+def test_overrides_of_the_push_codec_are_named() -> None:
+    run = a_run(JobStatus(), job=Job(push_codec="int8", push_overrides=(("*.bias", "fp32"), ("embed*", "int4"))))
+    assert summary_object(run)["push_overrides"] == {"*.bias": "fp32", "embed*": "int4"}
+    assert "push int8, *.bias fp32, embed* int4, pull fp32" in summary_page(run)

@@ -6,9 +6,8 @@
 import numpy as np
 from simulation import Faults, Simulation
 
-from pushpull.compression.error_feedback import encoder_for
+from pushpull.compression.encoder_spec import parse_encoder
 from pushpull.compression.frame import parse_frame
-from pushpull.compression.spec import parse_codec
 from pushpull.protos.errors import FencedError, PushpullError
 from pushpull.protos.registrar_pb2 import JoinRequest, Role
 from pushpull.protos.shard_pb2 import Outcome
@@ -119,9 +118,8 @@ def residual_telescopes() -> None:
     """Invariant 7: over applied steps, sum of gradients = sum of decoded frames + committed residual."""
     generator = np.random.default_rng(0)
     for spec in ("int8", "fp16", "topk:0.1+int8"):
-        codec = parse_codec(spec)
-        encoder = encoder_for(codec)
-        out = np.empty(codec.frame_bound(600), dtype=np.uint8)
+        encoder = parse_encoder(spec).build()
+        out = np.empty(parse_encoder(spec).frame_bound(600), dtype=np.uint8)
         gradients, decoded = np.zeros(600), np.zeros(600)
         for step in range(30):
             gradient = generator.standard_normal(600).astype(np.float32)

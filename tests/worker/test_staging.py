@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from pushpull.compression.frame import parse_frame
+from pushpull.compression.parameter_encoders import parse_parameter_encoders
 from pushpull.protos.errors import NonFiniteError
 from pushpull.protos.shard_pb2 import WorkerMessage
 from pushpull.worker.gradient_encoder import GradientEncoder
@@ -77,7 +78,7 @@ def make_stage() -> Iterator[Callable[..., Stage]]:
     stages: list[Stage] = []
 
     def make(codec: str = "fp32", **settings: object) -> Stage:
-        encoder, sink = GradientEncoder(PLAN, codec), Sink()
+        encoder, sink = GradientEncoder(PLAN, parse_parameter_encoders(codec)), Sink()
         chosen = {"message_bytes": 1000, "num_threads": 2, "early": True, **settings}
         stages.append(Stage(Stager(PLAN, encoder, sink, StagingSettings(**chosen)), sink, encoder))  # type: ignore[arg-type]
         return stages[-1]

@@ -42,8 +42,8 @@ class TestOutcomes:
                 shard.outcome_kind = lambda commit: kind
             backward(model)
             optimizer.step()
-            residuals = optimizer.state_dict()["pushpull"]["residuals"].values()
-            assert any(bool(residual.any()) for residual in residuals) is grows
+            memory = optimizer.state_dict()["pushpull"]["memory"].values()
+            assert any(bool(block["residual"].any()) for block in memory) is grows
 
     def test_a_refused_step_raises_its_error_and_training_can_go_on(self, servers: FakeServers, worker: Worker) -> None:
         model = small_model()
@@ -93,13 +93,27 @@ class TestState:
             again.load_state_dict(state)
             loaded = again.state_dict()
         assert loaded["param_groups"][0]["lr"] == 0.25
-        saved, got = (s["pushpull"]["residuals"] for s in (state, loaded))
+        saved, got = (s["pushpull"]["memory"] for s in (state, loaded))
         assert saved.keys() == got.keys()
-        assert all(torch.equal(saved[key], got[key]) for key in saved)
+        for block, rows in saved.items():
+            assert rows.keys() == got[block].keys() == {"residual", "num_applied"}
+            assert all(torch.equal(rows[name], got[block][name]) for name in rows)
+
+    def test_holds_the_velocities_of_momentum_correction(self, servers: FakeServers) -> None:
+        servers.job.push_codec = "dgc:0.9:4+topk:0.05+int8"
+        model = small_model()
+        with connect(servers.address) as worker:
+            optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.5)
+            backward(model)
+            optimizer.step()
+            memory = optimizer.state_dict()["pushpull"]["memory"]
+        assert all({"velocity", "residual", "num_applied"} >= rows.keys() > {"velocity"} for rows in memory.values())
+        assert any(bool(rows["velocity"].any()) for rows in memory.values())
+        assert {int(rows["num_applied"]) for rows in memory.values()} == {1}
 
     def test_of_another_plan_is_dropped_with_a_warning(self, worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
         optimizer = worker.optimizer(small_model(), torch.optim.SGD, lr=0.5)
         state = optimizer.state_dict()
-        state["pushpull"] |= {"plan": "other", "residuals": {0: torch.ones(3)}}
+        state["pushpull"] |= {"plan": "other", "memory": {0: {"residual": torch.ones(3)}}}
         optimizer.load_state_dict(state)
         assert "belong to another model" in caplog.text

@@ -32,6 +32,43 @@ class TestWorker:
             connect(servers.address, push_codec="int8")
         assert servers.leaves[0].failure
 
+    @pytest.mark.parametrize(
+        ("optimizer_class", "numbers", "names"),
+        [
+            (torch.optim.SGD, {"momentum": 0.8}, "momentum=0.8 of parameter group 0 would count twice"),
+            (torch.optim.RMSprop, {"momentum": 0.8}, "would count twice"),
+            (torch.optim.AdamW, {}, "AdamW would apply its own .* use torch.optim.SGD without momentum"),
+            (torch.optim.Adam, {}, "Adam would apply its own"),
+        ],
+    )
+    @pytest.mark.parametrize("where", ["push_codec", "push_overrides"])
+    def test_refuses_momentum_on_both_sides(
+        self,
+        servers: FakeServers,
+        where: str,
+        optimizer_class: type[torch.optim.Optimizer],
+        numbers: dict[str, float],
+        names: str,
+    ) -> None:
+        codec = "dgc:0.9+topk:0.01+fp16"
+        if where == "push_codec":
+            servers.job.push_codec = codec
+        else:
+            servers.job.push_overrides.add(pattern="first.weight", codec=codec)
+        with connect(servers.address) as worker:
+            with pytest.raises(SettingError, match=names):
+                worker.optimizer(small_model(), optimizer_class, lr=0.5, **numbers)
+            worker.optimizer(small_model(), torch.optim.SGD, lr=0.5)
+
+    def test_refuses_an_override_that_matches_nothing(self, servers: FakeServers) -> None:
+        servers.job.push_overrides.add(pattern="first.bias", codec="fp32")
+        servers.job.push_overrides.add(pattern="fist.weight", codec="int8")
+        with (
+            connect(servers.address) as worker,
+            pytest.raises(SettingError, match=r"push_overrides\.fist\.weight.*nearest is 'first\.weight'"),
+        ):
+            worker.optimizer(small_model(), torch.optim.SGD, lr=0.5)
+
     def test_reports_what_was_logged(self, servers: FakeServers) -> None:
         with connect(servers.address) as worker:
             worker.log(loss=torch.tensor(2.5, requires_grad=True))

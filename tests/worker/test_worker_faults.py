@@ -113,16 +113,16 @@ def test_an_expired_lease_is_followed_by_a_new_incarnation(
     with connect(servers.address) as worker:
         model, optimizer = start(worker)
         train_step(model, optimizer, 0)
-        residuals = optimizer.state_dict()["pushpull"]["residuals"]
+        memory = optimizer.state_dict()["pushpull"]["memory"]
         servers.expire()
         wait_until(lambda: worker._membership._fenced is not None)
         train_step(model, optimizer, 1)
-        kept = optimizer.state_dict()["pushpull"]["residuals"]
+        kept = optimizer.state_dict()["pushpull"]["memory"]
         train_step(model, optimizer, 2)
     assert [join.worker_id for join in servers.joins] == [-1, 0]
     assert [shard.applied for shard in servers.shards] == [2, 2]
     assert [commit.step for commit in servers.shards[0].commits] == [1, 1]
-    assert all(torch.equal(residuals[key], kept[key]) for key in residuals)
+    assert all(torch.equal(memory[key]["residual"], kept[key]["residual"]) for key in memory)
     assert worker._recorder.report().steps_dropped == 1
     assert "joins again" in caplog.text
 

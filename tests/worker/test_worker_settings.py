@@ -43,10 +43,19 @@ class TestConfig:
 
 class TestExpectations:
     JOB = JobSpecification(mode=Mode.MODE_BOUNDED, staleness_bound=4, push_codec="topk:0.01+int8")
+    JOB.push_overrides.add(pattern="*.bias", codec="fp32")
+    JOB.push_overrides.add(pattern="embed*", codec="int8")
 
     @pytest.mark.parametrize(
         "expected",
-        [{}, {"mode": "bounded:4"}, {"mode": "bounded", "staleness_bound": 4}, {"push_codec": "topk:0.010+int8"}],
+        [
+            {},
+            {"mode": "bounded:4"},
+            {"mode": "bounded", "staleness_bound": 4},
+            {"push_codec": "topk:0.010+int8"},
+            {"push_codec": "ef+topk:0.01+int8"},
+            {"push_overrides": {"*.bias": "none+fp32", "embed*": "int8"}},
+        ],
     )
     def test_that_hold_are_accepted(self, expected: dict[str, object]) -> None:
         check_expectations(self.JOB, expected)
@@ -57,6 +66,10 @@ class TestExpectations:
             ({"mode": "sync"}, "mode='sync'"),
             ({"mode": "bounded:5"}, "staleness_bound=5"),
             ({"push_codec": "int8"}, r"push_codec='int8'.*topk:0.01\+int8"),
+            ({"push_codec": "none+topk:0.01+int8"}, r"push_codec='none\+topk"),
+            ({"push_overrides": {}}, r"push_overrides=\{\}"),
+            ({"push_overrides": {"embed*": "int8", "*.bias": "fp32"}}, "push_overrides="),
+            ({"pull_codec": "ef+int8"}, "without a memory"),
         ],
     )
     def test_that_differ_are_refused_by_name(self, expected: dict[str, object], names: str) -> None:

@@ -8,7 +8,7 @@ low bits first.
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels import INFINITY, MAGNITUDE, add, bits_of, kernel, largest_bits, trailing_zeros
+from ..kernels import INFINITY, MAGNITUDE, add, bits_of, kernel, largest_bits, trailing_zeros
 
 Floats = NDArray[np.float32]
 Positions = NDArray[np.uint32]
@@ -110,15 +110,11 @@ def gather(values: Floats, chosen: Positions, out: Floats) -> None:
 
 
 @kernel
-def scatter(kept: Floats, chosen: Positions, out: Floats) -> None:
-    for i in range(chosen.size):
-        out[chosen[i]] = kept[i]
-
-
-@kernel
-def scatter_add(kept: Floats, chosen: Positions, out: Floats) -> None:
-    for i in range(chosen.size):
-        out[chosen[i]] += kept[i]
+def put(out: Floats, position: np.uint64, value: np.float32, is_added: bool) -> None:
+    if is_added:
+        out[position] += value
+    else:
+        out[position] = value
 
 
 @kernel
@@ -195,6 +191,40 @@ def unpack_gaps(widths: Widths, words: Words, chosen: Positions) -> None:
             num_held -= width
             chosen[i] = _U(position)
             following = position + _L(1)
+
+
+@kernel
+def scatter_gaps(widths: Widths, words: Words, kept: Floats, out: Floats, is_added: bool) -> None:
+    """Put each value where it belongs, or add it, without the positions in between."""
+    following = _L(0)
+    place = 0
+    for run in range(widths.size):
+        width = _L(widths[run])
+        mask = (_L(1) << width) - _L(1)
+        held = _L(0)
+        num_held = _L(0)
+        for i in range(run * RUN, min((run + 1) * RUN, kept.size)):
+            if num_held < width:
+                held |= _L(words[place]) << num_held
+                place += 1
+                num_held += _WORD_BITS
+            position = following + (held & mask)
+            held >>= width
+            num_held -= width
+            put(out, position, kept[i], is_added)
+            following = position + _L(1)
+
+
+@kernel
+def scatter_bitmap(words: Words, kept: Floats, out: Floats, is_added: bool) -> None:
+    """`scatter_gaps` of a bitmap."""
+    count = 0
+    for place in range(words.size):
+        mask = _L(words[place])
+        while mask:
+            put(out, _L(place * 32) + trailing_zeros(mask), kept[count], is_added)
+            count += 1
+            mask &= mask - _L(1)
 
 
 @kernel

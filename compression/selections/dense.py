@@ -2,17 +2,18 @@
 
 import numpy as np
 
-from ..protos.errors import FrameError
-from .codec import Bytes, DenseCodec, Floats
-from .header import Header
+from ...protos.errors import FrameError
+from ..codec import Bytes, DenseCodec, Floats, Positions
+from ..header import Header
 
 
 class DenseBody:
     """A checked value section."""
 
-    __slots__ = ("_section", "_values")
+    __slots__ = ("_num_elements", "_section", "_values")
 
-    def __init__(self, values: DenseCodec, section: Bytes) -> None:
+    def __init__(self, values: DenseCodec, section: Bytes, num_elements: int) -> None:
+        self._num_elements = num_elements
         self._values = values
         self._section = section
 
@@ -21,6 +22,9 @@ class DenseBody:
 
     def add_to(self, accumulator: Floats, scale: np.float32) -> None:
         self._values.add_section(self._section, accumulator, scale)
+
+    def sent_positions(self) -> Positions:
+        return np.arange(self._num_elements, dtype=np.uint32)
 
 
 def read_dense(header: Header, values: DenseCodec, section: Bytes) -> DenseBody:
@@ -33,4 +37,4 @@ def read_dense(header: Header, values: DenseCodec, section: Bytes) -> DenseBody:
             f"{values.spec} frame of {header.num_elements} elements has {section.size} bytes, not {expected}"
         )
     values.check_section(section, header.num_elements)
-    return DenseBody(values, section)
+    return DenseBody(values, section, header.num_elements)

@@ -8,13 +8,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from ..protos.errors import FrameError
+from ...protos.errors import FrameError
+from ..codec import Bytes, Floats, Positions, padded
+from ..reference import bits_of_words, filled, packed_bits
 from . import sparse_kernels as kernels
-from .codec import Bytes, padded
-
-Positions = NDArray[np.uint32]
 
 BITMAP = 1
 GAPS = 2
@@ -38,6 +38,13 @@ class IndexSection:
         else:
             kernels.unpack_gaps(self.widths, self.words, chosen)
         return chosen
+
+    def scatter(self, kept: Floats, out: Floats, is_added: bool) -> None:
+        """Put the values, float32 [num_chosen], at the chosen positions of `out`, or add them."""
+        if self.widths is None:
+            kernels.scatter_bitmap(self.words, kept, out, is_added)
+        else:
+            kernels.scatter_gaps(self.widths, self.words, kept, out, is_added)
 
 
 def index_bound(num_elements: int, num_chosen: int) -> int:
@@ -76,6 +83,39 @@ def read_index(index: int, num_elements: int, num_chosen: int, sections: Bytes) 
     if index == GAPS:
         return _read_gaps(num_elements, num_chosen, sections)
     raise FrameError(f"sparse frame has an unknown index {index}")
+
+
+def reference_index(chosen: torch.Tensor, num_elements: int) -> tuple[int, torch.Tensor]:
+    """`write_index` in plain torch operations: the number of the shorter form, and the section, uint8."""
+    gaps = chosen.diff(prepend=chosen.new_full((1,), -1)) - 1
+    runs = torch.split(gaps, kernels.RUN) if gaps.numel() else ()
+    widths = [int(run.max()).bit_length() for run in runs]
+    words = [packed_bits(bits_of_words(run, width).view(-1)) for run, width in zip(runs, widths, strict=True)]
+    packed = torch.cat([filled(torch.tensor(widths, dtype=torch.uint8, device=chosen.device)), *words])
+    if packed.numel() <= _bitmap_bytes(num_elements):
+        return GAPS, packed
+    bits = torch.zeros(num_elements, dtype=torch.int64, device=chosen.device)
+    bits[chosen] = 1
+    return BITMAP, packed_bits(bits)
+
+
+def reference_positions(
+    index: int, sections: torch.Tensor, num_elements: int, num_chosen: int
+) -> tuple[torch.Tensor, int]:
+    """The chosen positions of a checked index section, int64 [num_chosen], and the bytes of the section."""
+    if index == BITMAP:
+        num_bytes = _bitmap_bytes(num_elements)
+        return bits_of_words(sections[:num_bytes].to(torch.int64), 8).view(-1).nonzero().view(-1), num_bytes
+    widths = sections[: _num_runs(num_chosen)].tolist()
+    start = padded(len(widths))
+    gaps = [torch.zeros(0, dtype=torch.int64, device=sections.device)]
+    for run, width in enumerate(widths):
+        length = min(kernels.RUN, num_chosen - run * kernels.RUN)
+        num_bytes = 4 * (-(-length * width // 32))
+        bits = bits_of_words(sections[start : start + num_bytes].to(torch.int64), 8).view(-1)[: length * width]
+        gaps.append((bits.view(length, width) << torch.arange(width, device=sections.device)).sum(1))
+        start += num_bytes
+    return (torch.cat(gaps) + 1).cumsum(0) - 1, start
 
 
 def _read_bitmap(num_elements: int, num_chosen: int, sections: Bytes) -> IndexSection:

@@ -7,18 +7,22 @@ half precision on CPUs.
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels import (
-    BLOCK,
+from ..kernels import (
     FINITE,
     INFINITY,
     MAGNITUDE,
     MALFORMED,
     NOT_FINITE,
     add,
+    add_block,
     bits_of,
+    draw,
+    draw_bits,
     float_of,
     kernel,
     largest_bits,
+    largest_bits_of,
+    size_of_block,
 )
 
 Floats = NDArray[np.float32]
@@ -27,6 +31,9 @@ Exponents = NDArray[np.int8]
 
 SMALLEST_EXPONENT = np.int32(-126)
 LARGEST_EXPONENT = np.int32(113)
+
+BLOCK = np.uint64(256)
+"""Elements of an fp16 frame that share an exponent."""
 
 _CHUNK = 4096
 _LARGEST_BF16 = np.int32(0x7F7F)
@@ -38,6 +45,8 @@ _LARGEST_HALF = np.int32(0x7800)
 _LARGEST_HALF_AT_TOP = np.int32(0x77FF)
 _F = np.float32
 _I = np.int32
+_L = np.uint64
+_U = np.uint32
 
 
 @kernel
@@ -127,6 +136,19 @@ def encode_bf16_residual(values: Floats, committed: Floats, pending: Floats, cod
 
 
 @kernel
+def encode_bf16_stochastic(values: Floats, codes: Words, seed: np.uint32) -> bool:
+    """Adds 16 random bits below the last one that is kept."""
+    if largest_bits(values) >= INFINITY:
+        return False
+    for i in range(values.size):
+        bits = bits_of(values[i])
+        added = _I(_U(draw_bits(seed, _U(i)) >> _U(16)))
+        size = min(_I(_I(_I(bits & MAGNITUDE) + added) >> 16), _LARGEST_BF16)
+        codes[i] = np.uint16(size | _I(_I(bits >> 16) & 0x8000))
+    return True
+
+
+@kernel
 def _largest_word(codes: Words) -> np.int32:
     found = np.uint16(0)
     for i in range(codes.size):
@@ -181,22 +203,6 @@ def _half_code(value: np.float32, largest: np.int32) -> np.uint16:
 
 
 @kernel
-def _round_half(values: Floats, codes: Words, exponent: np.int32) -> None:
-    factor, largest = _power_of_two(_I(-exponent)), _largest_half(exponent)
-    for i in range(values.size):
-        codes[i] = _half_code(_F(values[i] * factor), largest)
-
-
-@kernel
-def _round_half_residual(total: Floats, codes: Words, exponent: np.int32) -> None:
-    factor, largest, power = _power_of_two(_I(-exponent)), _largest_half(exponent), _power_of_two(exponent)
-    for i in range(total.size):
-        code = _half_code(_F(total[i] * factor), largest)
-        codes[i] = code
-        total[i] -= _half(code) * power
-
-
-@kernel
 def _half_exponent(largest: np.int32) -> np.int32:
     """Brings the largest magnitude of a block to [2^14, 2^15), or as near as a float's factor can."""
     return max(_I(_I(largest >> 23) - 141), SMALLEST_EXPONENT)
@@ -204,15 +210,17 @@ def _half_exponent(largest: np.int32) -> np.int32:
 
 @kernel
 def encode_fp16(values: Floats, codes: Words, exponents: Exponents) -> bool:
-    for block in range(exponents.size):
-        start = block * BLOCK
-        stop = min(start + BLOCK, values.size)
-        largest = largest_bits(values[start:stop])
-        if largest >= INFINITY:
+    for index in range(exponents.size):
+        start = _L(index) * BLOCK
+        size = size_of_block(start, BLOCK, values.size)
+        found = largest_bits_of(values, start, size)
+        if found >= INFINITY:
             return False
-        exponent = _half_exponent(largest)
-        exponents[block] = np.int8(exponent)
-        _round_half(values[start:stop], codes[start:stop], exponent)
+        exponent = _half_exponent(found)
+        exponents[index] = np.int8(exponent)
+        factor, largest = _power_of_two(_I(-exponent)), _largest_half(exponent)
+        for i in range(size):
+            codes[start + i] = _half_code(_F(values[start + i] * factor), largest)
     return True
 
 
@@ -220,25 +228,61 @@ def encode_fp16(values: Floats, codes: Words, exponents: Exponents) -> bool:
 def encode_fp16_residual(
     values: Floats, committed: Floats, pending: Floats, codes: Words, exponents: Exponents
 ) -> bool:
-    for block in range(exponents.size):
-        start = block * BLOCK
-        stop = min(start + BLOCK, values.size)
-        total = pending[start:stop]
-        add(values[start:stop], committed[start:stop], total)
-        largest = largest_bits(total)
-        if largest >= INFINITY:
+    for index in range(exponents.size):
+        start = _L(index) * BLOCK
+        size = size_of_block(start, BLOCK, values.size)
+        add_block(values, committed, pending, start, size)
+        found = largest_bits_of(pending, start, size)
+        if found >= INFINITY:
             return False
-        exponent = _half_exponent(largest)
-        exponents[block] = np.int8(exponent)
-        _round_half_residual(total, codes[start:stop], exponent)
+        exponent = _half_exponent(found)
+        exponents[index] = np.int8(exponent)
+        factor, largest, power = _power_of_two(_I(-exponent)), _largest_half(exponent), _power_of_two(exponent)
+        for i in range(size):
+            code = _half_code(_F(pending[start + i] * factor), largest)
+            codes[start + i] = code
+            pending[start + i] -= _half(code) * power
+    return True
+
+
+@kernel
+def _drawn_half_code(value: np.float32, largest: np.int32, seed: np.uint32, index: np.uint32) -> np.uint16:
+    bits = bits_of(value)
+    size = _I(bits & MAGNITUDE)
+    added = _I(_U(draw_bits(seed, index) >> _U(19)))
+    normal = _I(_I(size - _HALF_REBIAS + added) >> 13)
+    steps = _F(float_of(min(size, _HALF_NORMAL)) * _F(2.0**24))
+    below = _F(np.floor(steps))
+    tiny = _I(below) + _I(draw(seed, index) < _F(steps - below))
+    size = min(normal if size >= _HALF_NORMAL else tiny, largest)
+    return np.uint16(size | _I(_I(bits >> 16) & 0x8000))
+
+
+@kernel
+def encode_fp16_stochastic(values: Floats, codes: Words, exponents: Exponents, seed: np.uint32) -> bool:
+    for index in range(exponents.size):
+        start = _L(index) * BLOCK
+        size = size_of_block(start, BLOCK, values.size)
+        found = largest_bits_of(values, start, size)
+        if found >= INFINITY:
+            return False
+        exponent = _half_exponent(found)
+        exponents[index] = np.int8(exponent)
+        factor, largest = _power_of_two(_I(-exponent)), _largest_half(exponent)
+        for i in range(size):
+            scaled = _F(values[start + i] * factor)
+            codes[start + i] = _drawn_half_code(scaled, largest, seed, _U(_U(start) + _U(i)))
     return True
 
 
 @kernel
 def check_fp16(codes: Words, exponents: Exponents) -> int:
-    for block in range(exponents.size):
-        exponent = _I(exponents[block])
-        found = _largest_word(codes[block * BLOCK : min((block + 1) * BLOCK, codes.size)])
+    for index in range(exponents.size):
+        exponent = _I(exponents[index])
+        start = _L(index) * BLOCK
+        found = np.uint16(0)
+        for i in range(size_of_block(start, BLOCK, codes.size)):
+            found = max(found, np.uint16(codes[start + i] & np.uint16(0x7FFF)))
         if found >= 0x7C00:
             return NOT_FINITE
         if exponent < SMALLEST_EXPONENT or exponent > LARGEST_EXPONENT or found > _largest_half(exponent):
@@ -248,29 +292,17 @@ def check_fp16(codes: Words, exponents: Exponents) -> int:
 
 @kernel
 def decode_fp16(codes: Words, exponents: Exponents, out: Floats, scale: np.float32) -> None:
-    for block in range(exponents.size):
-        power = _power_of_two(_I(exponents[block]))
-        start = block * BLOCK
-        stop = min(start + BLOCK, out.size)
-        _decode_half(codes[start:stop], out[start:stop], power, scale)
-
-
-@kernel
-def _decode_half(codes: Words, out: Floats, power: np.float32, scale: np.float32) -> None:
-    for i in range(out.size):
-        out[i] = scale * _F(_half(codes[i]) * power)
+    for index in range(exponents.size):
+        power = _power_of_two(_I(exponents[index]))
+        start = _L(index) * BLOCK
+        for i in range(size_of_block(start, BLOCK, out.size)):
+            out[start + i] = scale * _F(_half(codes[start + i]) * power)
 
 
 @kernel
 def add_fp16(codes: Words, exponents: Exponents, out: Floats, scale: np.float32) -> None:
-    for block in range(exponents.size):
-        power = _power_of_two(_I(exponents[block]))
-        start = block * BLOCK
-        stop = min(start + BLOCK, out.size)
-        _add_half(codes[start:stop], out[start:stop], power, scale)
-
-
-@kernel
-def _add_half(codes: Words, out: Floats, power: np.float32, scale: np.float32) -> None:
-    for i in range(out.size):
-        out[i] += scale * _F(_half(codes[i]) * power)
+    for index in range(exponents.size):
+        power = _power_of_two(_I(exponents[index]))
+        start = _L(index) * BLOCK
+        for i in range(size_of_block(start, BLOCK, out.size)):
+            out[start + i] += scale * _F(_half(codes[start + i]) * power)

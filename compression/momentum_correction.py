@@ -1,0 +1,199 @@
+"""Momentum kept by the worker: for sparse frames with momentum correction, for dense ones as it is.
+
+A server that applies momentum to sparse gradients treats an element that waited for many steps as one that
+came at once. So here the worker accumulates velocities instead of gradients and sends the largest sums, and
+stops the velocity of an element that was sent: Lin et al. 2018, "Deep Gradient Compression", sections 3.1
+(momentum correction), 3.2 (momentum factor masking) and 3.3 (warm-up of the density).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..protos.errors import CodecError
+from .arguments import decimal
+from .block_memory import BlockMemory, State
+from .codec import Bytes, Codec, Floats, frozen
+from .encoder import Encoder, Memory, block_seed
+from .error_feedback import RESIDUAL, default_memory
+from .frame import parse_frame
+from .momentum_kernels import advance_velocity, stop
+from .spec import parse_codec
+
+VELOCITY = "velocity"
+
+_WARM_UP_FACTOR = 0.25
+_LARGE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class WithMomentumCorrection:
+    """For codecs that leave elements out. Over its first `num_warm_up_steps` frames that count, a block's density
+    falls to the codec's: 0.25, 0.0625, ..., each for an equal part of the steps."""
+
+    momentum: float
+    num_warm_up_steps: int = 0
+
+    @property
+    def spec(self) -> str:
+        steps = f":{self.num_warm_up_steps}" if self.num_warm_up_steps else ""
+        return f"dgc:{decimal(self.momentum)}{steps}"
+
+    def codecs(self, codec: Codec) -> tuple[Codec, ...]:
+        if not is_sparse(codec):
+            raise CodecError(
+                f"dgc is for codecs that leave elements out, e.g. topk:0.01+fp16; {codec.spec} sends every element: "
+                f"let the optimizer have the momentum, or write {WithLocalMomentum(self.momentum).spec}+{codec.spec}"
+            )
+        if not codec.contract.admits_error_feedback:
+            raise CodecError(
+                f"dgc sends later what a frame leaves out; {codec.spec} does not contract, so that would grow "
+                "without bound; use topk or threshold"
+            )
+        return (*self._warm_up_codecs(codec), codec)
+
+    def alongside(self, codec: Codec) -> Memory | None:
+        if not self.momentum:
+            return None
+        if is_sparse(codec) and codec.contract.admits_error_feedback:
+            steps = self.num_warm_up_steps if _density(codec) is not None else 0
+            return WithMomentumCorrection(self.momentum, steps)
+        return WithLocalMomentum(self.momentum)
+
+    def encoder(self, codec: Codec) -> Encoder:
+        return MomentumCorrection(self, codec)
+
+    def _warm_up_codecs(self, codec: Codec) -> list[Codec]:
+        if not self.num_warm_up_steps:
+            return []
+        density = _density(codec)
+        if density is None:
+            raise CodecError(
+                f"dgc with warm-up lowers the density of topk; {codec.spec} has none, so leave out the number of "
+                f"steps: dgc:{decimal(self.momentum)}+{codec.spec}"
+            )
+        codecs, share = [], _WARM_UP_FACTOR
+        _, _, values = codec.spec.partition("+")
+        while share > density:
+            codecs.append(parse_codec(f"topk:{decimal(share)}+{values}"))
+            share *= _WARM_UP_FACTOR
+        return codecs
+
+
+@dataclass(frozen=True, slots=True)
+class WithLocalMomentum:
+    """For all other codecs, so that every parameter of a job with momentum correction has the same momentum."""
+
+    momentum: float
+
+    @property
+    def spec(self) -> str:
+        return f"momentum:{decimal(self.momentum)}"
+
+    def codecs(self, codec: Codec) -> tuple[Codec, ...]:
+        return (codec,)
+
+    def alongside(self, codec: Codec) -> Memory | None:
+        return WithLocalMomentum(self.momentum)
+
+    def encoder(self, codec: Codec) -> Encoder:
+        return LocalMomentum(self.momentum, default_memory(codec).encoder(codec))
+
+
+class MomentumCorrection:
+    """Deep gradient compression of each block: u' = m u + x, C(v + u') is sent, v' = v + u' - D is left, and u' stops
+    where something was sent.
+
+    Over applied steps, sum of the velocities u' = sum of decoded frames + committed residual v. Holds four
+    float32 buffers for each block, allocated when the block is first encoded.
+    """
+
+    def __init__(self, memory: WithMomentumCorrection, codec: Codec) -> None:
+        self._codecs = memory.codecs(codec)
+        self._momentum = np.float32(memory.momentum)
+        self._num_warm_up_steps = memory.num_warm_up_steps
+        self._memory = BlockMemory(VELOCITY, RESIDUAL)
+
+    def encode(self, key: int, values: Floats, out: Bytes, seed: int) -> int:
+        state = self._memory.open(key, values.size)
+        velocity, residual = frozen(state.committed)
+        next_velocity, left = state.pending
+        advance_velocity(frozen(values), velocity, self._momentum, next_velocity)
+        num_bytes = self._codec_after(state.num_applied).encode(
+            next_velocity, out, seed=block_seed(key, seed), residual=(residual, left), memo=state.memo
+        )
+        stop(parse_frame(out[:num_bytes].data, values.size).sent_positions(), next_velocity)
+        state.encoded = True
+        return num_bytes
+
+    def commit(self, keys: Iterable[int]) -> None:
+        self._memory.commit(keys)
+
+    def discard(self, keys: Iterable[int]) -> None:
+        self._memory.discard(keys)
+
+    def residual_norm(self) -> float:
+        return self._memory.norm(RESIDUAL)
+
+    def state_dict(self) -> dict[int, State]:
+        return self._memory.state_dict()
+
+    def load_state_dict(self, state: Mapping[int, Mapping[str, torch.Tensor]]) -> None:
+        self._memory.load_state_dict(state)
+
+    def _codec_after(self, num_applied: int) -> Codec:
+        if num_applied >= self._num_warm_up_steps:
+            return self._codecs[-1]
+        return self._codecs[num_applied * (len(self._codecs) - 1) // self._num_warm_up_steps]
+
+
+class LocalMomentum:
+    """Gives another encoder u' = m u + x instead of x. Holds two float32 buffers for each block."""
+
+    def __init__(self, momentum: float, encoder: Encoder) -> None:
+        self._momentum = np.float32(momentum)
+        self._encoder = encoder
+        self._memory = BlockMemory(VELOCITY)
+
+    def encode(self, key: int, values: Floats, out: Bytes, seed: int) -> int:
+        state = self._memory.open(key, values.size)
+        (next_velocity,) = state.pending
+        advance_velocity(frozen(values), frozen(state.committed[0]), self._momentum, next_velocity)
+        num_bytes = self._encoder.encode(key, next_velocity, out, seed)
+        state.encoded = True
+        return num_bytes
+
+    def commit(self, keys: Iterable[int]) -> None:
+        once = list(keys)
+        self._memory.commit(once)
+        self._encoder.commit(once)
+
+    def discard(self, keys: Iterable[int]) -> None:
+        once = list(keys)
+        self._memory.discard(once)
+        self._encoder.discard(once)
+
+    def residual_norm(self) -> float:
+        return self._encoder.residual_norm()
+
+    def state_dict(self) -> dict[int, State]:
+        inner = self._encoder.state_dict()
+        return {key: {**state, **inner.get(key, {})} for key, state in self._memory.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[int, Mapping[str, torch.Tensor]]) -> None:
+        self._memory.load_state_dict(state)
+        self._encoder.load_state_dict(state)
+
+
+def is_sparse(codec: Codec) -> bool:
+    """Whether frames may leave elements out."""
+    fewest, _ = codec.contract.band(_LARGE)
+    return fewest < _LARGE
+
+
+def _density(codec: Codec) -> float | None:
+    """The share of elements of a codec whose density warm-up can change."""
+    name, _, density = codec.spec.partition("+")[0].partition(":")
+    return float(density) if name == "topk" else None

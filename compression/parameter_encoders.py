@@ -1,0 +1,67 @@
+"""Which encoder encodes which parameter of a job: the push codec, its dense form, or an override.
+
+Workers encode by it and servers reserve memory by it, so both read it here.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from ..protos.errors import CodecError
+from .encoder_spec import EncoderSpec, names_memory, parse_encoder
+
+SMALL_TENSOR_ELEMENTS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterEncoders:
+    """An override that matches one of a parameter's names wins, the first in order; then small and one-dimensional
+    tensors take the dense form of the push codec."""
+
+    main: EncoderSpec
+    overrides: tuple[tuple[str, EncoderSpec], ...] = ()
+    """(pattern of `fnmatch`, encoder)."""
+
+    def of(self, names: Sequence[str], shape: Sequence[int]) -> EncoderSpec:
+        """For a parameter; a tied one has several names."""
+        for pattern, encoder in self.overrides:
+            if any(fnmatchcase(name, pattern) for name in names):
+                return encoder
+        return self.main.dense() if is_small(shape) else self.main
+
+    @property
+    def all(self) -> list[EncoderSpec]:
+        """Each encoder that a parameter may have, once."""
+        return list(dict.fromkeys([self.main, self.main.dense(), *(encoder for _, encoder in self.overrides)]))
+
+    def unmatched(self, names: Iterable[str]) -> list[str]:
+        """Patterns of overrides that match none of the names."""
+        known = list(names)
+        return [pattern for pattern, _ in self.overrides if not any(fnmatchcase(name, pattern) for name in known)]
+
+
+def parse_parameter_encoders(push_codec: str, overrides: Iterable[tuple[str, str]] = ()) -> ParameterEncoders:
+    """From the job's push codec and its overrides (pattern, specification). An override without a memory has the
+    momentum of the push codec, if that has one.
+
+    Raises CodecError that names the setting and the pattern.
+    """
+    try:
+        main = parse_encoder(push_codec)
+    except CodecError as error:
+        raise CodecError(f"`push_codec`: {error}") from None
+    return ParameterEncoders(main, tuple((pattern, _override(main, pattern, spec)) for pattern, spec in overrides))
+
+
+def is_small(shape: Sequence[int]) -> bool:
+    """Whether a tensor is too small, or too important, to be sent sparsely."""
+    return len(shape) < 2 or math.prod(shape) < SMALL_TENSOR_ELEMENTS
+
+
+def _override(main: EncoderSpec, pattern: str, spec: str) -> EncoderSpec:
+    try:
+        encoder = parse_encoder(spec)
+    except CodecError as error:
+        raise CodecError(f"`push_overrides.{pattern}`: {error}") from None
+    return encoder if names_memory(spec) else main.alongside(encoder.codec)

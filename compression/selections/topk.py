@@ -1,0 +1,140 @@
+"""Top-k: the elements of largest magnitude."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...protos.errors import CodecError
+from ..arguments import decimal, density
+from ..codec import Codec, DenseCodec, Floats, Memo, Positions
+from ..contract import Contract, share_of
+from . import sparse_kernels as kernels
+from .sparse import SparseCodec
+
+_EXACT_BELOW = 4096
+_SAMPLE_SHARE = 64
+_LARGEST_SAMPLE = 16384
+_SLACK = 1024
+_MEMO_MARGIN = np.int32(1 << 20)
+"""Off the last step's threshold, as a bit pattern: an eighth of a power of two, so about 10 % of its value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LargestContract(Contract):
+    """That of codecs which send a fixed share of the elements: the largest, or any if they are drawn."""
+
+    density: float
+
+    def band(self, num_elements: int) -> tuple[int, int]:
+        count = share_of(self.density, num_elements)
+        return count, count
+
+    def delta(self, num_elements: int) -> float | None:
+        share = share_of(self.density, num_elements) / num_elements if num_elements else 1.0
+        return (1.0 - self.squared_error) * share
+
+    def omega(self, num_elements: int) -> float | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class TopK(SparseCodec):
+    """Sends the `density` * n elements of largest magnitude, ties to the lowest index, written by another
+    codec.
+
+    The selection is exact: the declared band of k is one number. In large blocks a threshold that a few
+    elements too many reach comes from the step before or from a strided sample, and only those are ranked; if
+    it misleads, all are.
+    """
+
+    density: float
+    values: DenseCodec
+
+    @property
+    def spec(self) -> str:
+        return f"topk:{decimal(self.density)}+{self.values.spec}"
+
+    @property
+    def contract(self) -> Contract:
+        inner = self.values.contract
+        return LargestContract(
+            deterministic=inner.deterministic,
+            relative_error=inner.relative_error,
+            squared_error=inner.squared_error,
+            absolute_error=inner.absolute_error,
+            density=self.density,
+        )
+
+    def select(self, values: Floats, seed: np.uint32, memo: Memo | None) -> Positions:
+        return _largest(values, share_of(self.density, values.size), memo)
+
+    def reference_select(self, values: torch.Tensor, seed: int) -> torch.Tensor:
+        magnitudes = values.view(torch.int32) & 0x7FFFFFFF
+        count = share_of(self.density, values.numel())
+        return magnitudes.sort(descending=True, stable=True).indices[:count].sort().values
+
+
+def build(arguments: list[str], values: DenseCodec) -> Codec:
+    if len(arguments) != 1:
+        raise CodecError("topk takes one argument, the share of elements to send, e.g. topk:0.01+fp16")
+    check_contracting("topk", values)
+    return TopK(density("topk", arguments[0]), values)
+
+
+def check_contracting(name: str, values: DenseCodec) -> None:
+    """Raise CodecError if the values are so coarse that sending them may be worse than sending nothing."""
+    error = values.contract.squared_error
+    if error >= 1.0:
+        raise CodecError(
+            f"{name} needs values whose squared error is below 1, or error feedback would grow without bound; that of "
+            f"{values.spec} is {error:.3g}: use its nearest rounding, or smaller blocks"
+        )
+
+
+def _largest(values: Floats, count: int, memo: Memo | None) -> Positions:
+    """Positions of the `count` largest magnitudes, ties to the lowest, ascending."""
+    positions = _candidates(values, count, memo)
+    magnitudes: NDArray[np.int32] = np.empty(positions.size, np.int32)
+    kernels.gather_magnitudes(values, positions, magnitudes)
+    chosen: Positions = np.empty(count, np.uint32)
+    if count:
+        rank = magnitudes.size - count
+        threshold = np.partition(magnitudes, rank)[rank]
+        kernels.choose(positions, magnitudes, threshold, chosen)
+        if memo is not None:
+            memo[TopK] = threshold
+    return chosen
+
+
+def _candidates(values: Floats, count: int, memo: Memo | None) -> Positions:
+    """Positions, ascending, of elements that are sure to hold the `count` largest."""
+    sample_size = min(values.size // _SAMPLE_SHARE, _LARGEST_SAMPLE)
+    hits = count * sample_size / values.size if values.size else 0.0
+    rank = math.ceil(hits + 4.0 * math.sqrt(hits) + 4.0)
+    if values.size >= _EXACT_BELOW and rank < sample_size // 2:
+        room: Positions = np.empty(2 * rank * values.size // sample_size + _SLACK, np.uint32)
+        if memo is not None and TopK in memo:
+            found = int(kernels.collect(values, max(memo[TopK] - _MEMO_MARGIN, np.int32(1)), room))
+            if found >= count:
+                return room[:found]
+        threshold = _sampled_threshold(values, sample_size, rank)
+        found = int(kernels.collect(values, max(threshold, np.int32(1)), room))
+        if found >= count:
+            return room[:found]
+        if found >= 0 and not threshold:
+            # These are all that are not zero. Of the zeros the lowest are sent: those among the first `count`.
+            first = np.arange(count, dtype=np.uint32)
+            return np.concatenate([first, room[np.searchsorted(room[:found], count) : found]])
+    return np.arange(values.size, dtype=np.uint32)
+
+
+def _sampled_threshold(values: Floats, sample_size: int, rank: int) -> np.int32:
+    """The magnitude of that rank, from the largest, in a strided sample."""
+    sample: NDArray[np.int32] = np.empty(sample_size, np.int32)
+    # An odd stride does not fall into step with rows whose length is a power of two.
+    kernels.sample_magnitudes(values, (values.size // sample_size - 1) | 1, sample)
+    threshold: np.int32 = np.partition(sample, sample_size - rank)[sample_size - rank]
+    return threshold

@@ -1,0 +1,158 @@
+"""int2: ternary codes, -1, 0 and 1, and one float32 scale for each block."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from ..arguments import rounding_and_block, rounding_and_block_spec
+from ..codec import Bytes, DenseCodec, Floats, Memo, Residual
+from ..contract import Contract
+from ..kernels import INFINITY, LARGEST, MAGNITUDE, bits_of, float_of, fold, kernel, largest_bits_of, size_of_block
+from ..reference import blocks_of, folded_sum
+from ..reference import largest_bits as reference_largest_bits
+from .integers import SLACK, Integers, checked_block_log2
+from .packing import Codes, pack
+
+_BITS = 2
+_F = np.float32
+_I = np.int32
+_L = np.uint64
+
+
+@dataclass(frozen=True, slots=True)
+class Ternary(Integers):
+    """Elements of at least a quarter of the block's largest magnitude become its sign times the mean magnitude
+    of those elements; the others become zero.
+
+    The scale is the least-squares one for that choice (as in ternary weight networks, Li et al. 2016, whose
+    threshold is a multiple of the mean; a share of the largest needs no sum, and is about the same for Gaussian
+    blocks). Section as that of int2:stochastic.
+    """
+
+    @property
+    def spec(self) -> str:
+        return rounding_and_block_spec("int2", False, self.block_log2)
+
+    @property
+    def contract(self) -> Contract:
+        # ||x - D||^2 = ||x||^2 - (sum of the m elements sent)^2 / m. Those are the m largest, and a sum of
+        # magnitudes is at least their norm: the square taken off is at least ||x||^2 / block.
+        return Contract(relative_error=0.75 * SLACK, squared_error=1.0 - 1.0 / self.block, absolute_error=2.0**-140)
+
+    def encode_section(
+        self, values: Floats, section: Bytes, seed: np.uint32, residual: Residual | None, memo: Memo | None = None
+    ) -> bool:
+        codes, scales, padding = self.parts(section, values.size)
+        padding[:] = 0
+        if residual is None:
+            return _encode(values, codes, scales, self.block)
+        return _encode_residual(values, *residual, codes, scales, self.block)
+
+    def reference_section(self, values: torch.Tensor, seed: int) -> torch.Tensor:
+        blocks = blocks_of(values, self.block)
+        sizes = blocks.abs()
+        largest = reference_largest_bits(blocks).view(torch.float32)
+        place = torch.arange(blocks.numel(), device=values.device).view_as(blocks)
+        kept = (sizes >= largest * 0.25) & (place < values.numel())
+        total = folded_sum(torch.where(kept, sizes, 0.0) * (1.0 / self.block))
+        scales = (total * (float(self.block) / kept.sum(1, keepdim=True).to(torch.float32))).clamp(max=float(LARGEST))
+        return self.reference_join(torch.where(kept & (scales > 0), blocks.sign(), 0.0), scales, values.numel())
+
+
+@kernel
+def _mean_of_kept(
+    values: Floats, start: np.uint64, size: np.uint64, largest: np.float32, scratch: Floats, block: np.uint64
+) -> np.float32:
+    """Mean magnitude of the elements that are kept. Dividing by the block first keeps the sum finite."""
+    bound, part = _F(largest * _F(0.25)), _F(_F(1) / _F(block))
+    num_kept, half = _I(0), block >> _L(1)
+    if size == block:
+        # The first step of folding, at once.
+        for i in range(half):
+            low, high = _F(np.abs(values[start + i])), _F(np.abs(values[start + half + i]))
+            keep_low, keep_high = low >= bound, high >= bound
+            num_kept += _I(_I(keep_low) + _I(keep_high))
+            scratch[i] = _F(low * part if keep_low else _F(0)) + _F(high * part if keep_high else _F(0))
+        return _mean(fold(scratch, half), num_kept, block)
+    for i in range(block):
+        scratch[i] = _F(0)
+    for i in range(size):
+        magnitude = _F(np.abs(values[start + i]))
+        is_kept = magnitude >= bound
+        num_kept += _I(is_kept)
+        scratch[i] = magnitude * part if is_kept else _F(0)
+    return _mean(fold(scratch, block), num_kept, block)
+
+
+@kernel
+def _mean(total: np.float32, count: np.int32, block: np.uint64) -> np.float32:
+    return min(_F(total * _F(_F(block) / _F(count))), LARGEST)
+
+
+@kernel
+def _code(value: np.float32, bound: np.float32) -> np.int32:
+    sign = _I(_I(bits_of(value) >> 31) | _I(1))
+    return sign if _F(np.abs(value)) >= bound else _I(0)
+
+
+@kernel
+def _bound(largest: np.float32, scale: np.float32) -> np.float32:
+    """The smallest magnitude that is kept; none of a block whose scale is zero."""
+    return _F(largest * _F(0.25)) if scale > _F(0) else _F(np.inf)
+
+
+@kernel
+def _encode(values: Floats, packed: Codes, scales: Floats, block: int) -> bool:
+    scratch, codes = np.empty(block, np.float32), np.empty(block, np.int8)
+    for index in range(scales.size):
+        start = _L(index) * _L(block)
+        size = size_of_block(start, _L(block), values.size)
+        bits = largest_bits_of(values, start, size)
+        if bits >= INFINITY:
+            return False
+        largest = np.float32(float_of(bits))
+        scales[index] = _mean_of_kept(values, start, size, largest, scratch, _L(block))
+        bound = _bound(largest, scales[index])
+        for i in range(size):
+            codes[i] = np.int8(_code(values[start + i], bound))
+        pack(codes, size, packed, start, _BITS)
+    return True
+
+
+@kernel
+def _encode_residual(
+    values: Floats, committed: Floats, pending: Floats, packed: Codes, scales: Floats, block: int
+) -> bool:
+    scratch, codes = np.empty(block, np.float32), np.empty(block, np.int8)
+    for index in range(scales.size):
+        start = _L(index) * _L(block)
+        size = size_of_block(start, _L(block), values.size)
+        bits = _I(0)
+        for i in range(size):
+            value = values[start + i] + committed[start + i]
+            bits = max(bits, _I(bits_of(value) & MAGNITUDE))
+            pending[start + i] = value
+        if bits >= INFINITY:
+            return False
+        largest = np.float32(float_of(bits))
+        scale = _mean_of_kept(pending, start, size, largest, scratch, _L(block))
+        scales[index] = scale
+        bound = _bound(largest, scale)
+        for i in range(size):
+            code = _code(pending[start + i], bound)
+            codes[i] = np.int8(code)
+            pending[start + i] -= _F(code) * scale
+        pack(codes, size, packed, start, _BITS)
+    return True
+
+
+def build(arguments: list[str]) -> DenseCodec:
+    stochastic, block_log2 = rounding_and_block("int2", arguments)
+    return Integers(_BITS, True, block_log2) if stochastic else Ternary(_BITS, False, block_log2)
+
+
+@lru_cache
+def read(parameter: int) -> DenseCodec:
+    return Ternary(_BITS, block_log2=checked_block_log2("int2", parameter))
