@@ -148,6 +148,14 @@ def bench_exchange(arguments: Arguments = None) -> None:
     sys.exit(importlib.import_module("pushpull.benchmarks.exchange").main(arguments or []))
 
 
+@bench.command("codec", context_settings={"ignore_unknown_options": True, "help_option_names": []})
+def bench_codec(arguments: Arguments = None) -> None:
+    """Show bits, speed and error of every gradient codec."""
+    import importlib
+
+    sys.exit(importlib.import_module("pushpull.benchmarks.codec").main(arguments or []))
+
+
 def main() -> None:
     """Entry point: an error of pushpull is one sentence on standard error and exit status 1."""
     try:
