@@ -10,11 +10,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := protos compression ps_server worker deploy benchmarks
 
-.PHONY: help demo test test-large lint types protos links clean
+.PHONY: help demo test test-large fuzz fuzz-coverage lint types protos links clean
 
 help:
 	@echo "make demo     train a small GPT with 2 servers and 2 workers on this machine"
 	@echo "make test     lint, type checks and all tests; make test-large: a model of 200 million parameters, minutes"
+	@echo "make fuzz     a million malformed frames, minutes; make fuzz-coverage: guided by coverage, needs atheris"
 	@echo "make lint     ruff only;  make types: mypy only;  make protos: regenerate the wire contract;  make clean"
 
 demo: $(READY)
@@ -26,6 +27,22 @@ test: lint types
 # Minutes, and about 14 GiB of memory: a model of 200 million parameters.
 test-large: $(READY)
 	$(BIN)/pytest -m slow -s tests/training/test_large_model.py
+
+FUZZ_SEED ?= 1
+FUZZ_CASES ?= 1000000
+FUZZ_SECONDS ?= 300
+
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz/mutation_loop.py --seed $(FUZZ_SEED) --cases $(FUZZ_CASES)
+
+fuzz-coverage: $(READY)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fuzz]' || \
+		{ echo "make fuzz-coverage: atheris cannot be installed here. It comes ready-built for Linux on x86-64 with Python"; \
+		  echo "3.11 to 3.13; elsewhere pip builds it with a clang that has libFuzzer (Apple's has not; set CLANG_BIN), and"; \
+		  echo "not on Windows. make fuzz works without it."; exit 1; }
+	@mkdir -p build/fuzz
+	$(BIN)/python tests/fuzz/fuzz_frames.py build/fuzz tests/fuzz/corpus -dict=tests/fuzz/frames.dict \
+		-artifact_prefix=build/fuzz- -max_len=2048 -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1
 
 lint: $(READY)
 	$(BIN)/ruff check .
