@@ -24,9 +24,9 @@ demo: $(READY)
 test: lint types
 	$(BIN)/pytest
 
-# Minutes, and about 14 GiB of memory: a model of 200 million parameters.
+# Minutes, and about 14 GiB of memory: a model of 200 million parameters, tensors of 10^9 elements.
 test-large: $(READY)
-	$(BIN)/pytest -m slow -s tests/training/test_large_model.py
+	$(BIN)/pytest -m slow -s tests/training/test_large_model.py tests/compression/test_huge_tensors.py
 
 FUZZ_SEED ?= 1
 FUZZ_CASES ?= 1000000

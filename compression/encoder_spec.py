@@ -18,7 +18,7 @@ from .encoder import Encoder, Memory, NoMemory
 from .error_feedback import WithErrorFeedback, default_memory
 from .momentum_correction import WithLocalMomentum, WithMomentumCorrection
 from .spec import parse_codec
-from .warm_up import warm_up
+from .warm_up import one_at_a_time, warm_up
 
 _WARM_UP_ELEMENTS = 64
 
@@ -68,7 +68,8 @@ class EncoderSpec:
         """Compile, or load from the disk cache, every kernel that encoding and decoding needs. Takes seconds once."""
         warm_up(self.codec)
         values = np.ones(_WARM_UP_ELEMENTS, np.float32)
-        self.build().encode(0, values, np.empty(self.frame_bound(values.size), np.uint8), 0)
+        with one_at_a_time():
+            self.build().encode(0, values, np.empty(self.frame_bound(values.size), np.uint8), 0)
 
 
 def _none(arguments: list[str]) -> Memory:

@@ -14,7 +14,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..compression.codec import Codec
+from ..compression.codec import Codec, Memo
+from ..compression.encoder import block_seed
 from ..compression.encoder_spec import parse_pull_codec
 from ..compression.frame import parse_frame
 from ..compression.spec import WHOLE_VALUE_CODECS, parse_codec
@@ -76,6 +77,7 @@ class DeltaPublisher:
         self._store = store
         self._shadow: NDArray[np.float32] = np.zeros(store.num_elements, dtype=np.float32)
         self._deltas: list[_Delta | None] = [None] * len(store.bundles)
+        self._memos: list[Memo] = [Memo() for _ in store.blocks]
         self._scratch = threading.local()
 
     def publish_initial(self, bundle: Bundle) -> None:
@@ -93,7 +95,7 @@ class DeltaPublisher:
             part = difference[: shadow.size]
             np.subtract(self._store.array(self._store.blocks[position]), shadow, out=part)
             # Workers add the decoded frame to what they hold; so does the shadow, or the bits would part.
-            parse_frame(builder.add(position, part), shadow.size).add_to(shadow)
+            parse_frame(builder.add(position, part, self._memos[position]), shadow.size).add_to(shadow)
         if changed:
             self._deltas[bundle.number] = _Delta(builder.message(delta=True), base)
 
@@ -157,10 +159,12 @@ class _MessageBuilder:
         self._buffer = np.empty(sum(bounds), dtype=np.uint8)
         self._used = 0
 
-    def add(self, position: int, values: NDArray[np.float32]) -> memoryview:
+    def add(self, position: int, values: NDArray[np.float32], memo: Memo | None = None) -> memoryview:
         """Encodes the values of a block at its present version; the frame, valid as long as the builder."""
         start = self._used
-        self._used += self._codec.encode(values, self._buffer[start:])
+        # Codecs that draw have to draw anew for every block and version.
+        seed = block_seed(self._store.blocks[position].block_id, int(self._store.versions[position]))
+        self._used += self._codec.encode(values, self._buffer[start:], seed=seed, memo=memo)
         self._head.blocks.append(self._store.blocks[position].block_id)
         self._head.versions.append(int(self._store.versions[position]))
         self._head.lengths.append(self._used - start)

@@ -142,6 +142,20 @@ class TestContract:
             assert errors[norms == norms.max()].min() == 0
             assert errors.sum() <= (1 - codec.contract.delta(size)) * norms.sum() * (1 + 1e-12)
 
+    @pytest.mark.parametrize("dim", DIMS)
+    def test_rounding_never_decides_for_a_codeword_that_is_further_away_than_zero(self, dim, encoded, decoded):
+        """Vectors half-way between zero and the only other codeword, the largest vector."""
+        codec, rng = parse_codec(f"vq:{dim}x4"), np.random.default_rng(dim)
+        for _ in range(300):
+            largest = rng.standard_normal(dim)
+            across = rng.standard_normal((12, dim))
+            across -= np.outer(across @ largest, largest) / (largest @ largest)
+            across *= 0.8 * np.linalg.norm(largest) / np.linalg.norm(across, axis=1, keepdims=True)
+            vectors = np.concatenate([largest[None], largest / 2 + across]).astype(np.float32)
+            result = decoded(encoded(codec, vectors.ravel()), vectors.size).reshape(-1, dim)
+            exact = vectors.astype(np.float64)
+            assert (((result - exact) ** 2).sum(axis=1) <= (exact**2).sum(axis=1)).all()
+
     @quick
     @given(
         makers=st.lists(st.sampled_from(MAKERS), min_size=2, max_size=6),

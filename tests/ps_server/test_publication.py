@@ -5,6 +5,7 @@ import pytest
 from raw_worker import plan_for, sgd
 
 from pushpull.compression.frame import parse_frame
+from pushpull.compression.spec import example_specs, parse_codec
 from pushpull.protos.shard_pb2 import ShardMessage
 from pushpull.ps_server.blocks import BlockStore, Bundle
 from pushpull.ps_server.config import JobSettings
@@ -44,7 +45,12 @@ def change(store: BlockStore, bundle: Bundle, positions: list[int], generator: n
     return positions
 
 
-@pytest.mark.parametrize("codec", ["fp32", "fp16", "bf16", "int8", "topk:0.1+int8"])
+def every_pull_codec() -> list[str]:
+    """What the table has and a synchronous job accepts."""
+    return [spec for spec in example_specs() if parse_codec(spec).contract.admits_error_feedback]
+
+
+@pytest.mark.parametrize("codec", every_pull_codec())
 def test_joiners_and_followers_hold_the_same_bits(codec: str) -> None:
     generator = np.random.default_rng(0)
     store = BlockStore(plan_for(1, SIZES), sgd(), 0, 1 << 20)
@@ -61,6 +67,22 @@ def test_joiners_and_followers_hold_the_same_bits(codec: str) -> None:
         assert not joiner.pull(publisher, bundle)
         for block, values in follower.values.items():
             np.testing.assert_array_equal(values.view(np.uint32), joiner.values[block].view(np.uint32))
+
+
+def test_a_codec_that_draws_draws_anew_for_every_version() -> None:
+    store = BlockStore(plan_for(1, (1000,)), sgd(), 0, 1 << 20)
+    (bundle,) = store.bundles
+    publisher = publisher_for(JobSettings(pull_codec="randk:0.1:unscaled+fp32"), store)
+    publisher.publish_initial(bundle)
+    follower = Holder(store)
+    follower.pull(publisher, bundle)
+    store.array(store.blocks[0])[:] += 1.0
+    for _ in range(120):
+        store.versions[0] += 1
+        publisher.publish(bundle, [0])
+        follower.pull(publisher, bundle)
+    # An element stays behind with probability 0.9 in each version.
+    assert np.count_nonzero(follower.values[store.blocks[0].block_id]) == 1000
 
 
 def test_initialising_again_publishes_whole_values() -> None:
