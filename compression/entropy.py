@@ -51,13 +51,13 @@ class Zstd(Codec):
 
     def _encode(self, values: Floats, out: Bytes, seed: np.uint32, residual: Residual | None, memo: Memo | None) -> int:
         num_bytes = self.inner._encode(values, out, seed, residual, memo)
-        return _compress(out[:num_bytes], values.size)
+        return compress_frame(out[:num_bytes], values.size)
 
     def reference_frame(self, values: torch.Tensor, seed: int) -> torch.Tensor:
         return self.inner.reference_frame(values, seed)
 
 
-def _compress(frame: Bytes, num_elements: int) -> int:
+def compress_frame(frame: Bytes, num_elements: int) -> int:
     """Compress the sections of a frame in place; returns its bytes, as many as before if that gains nothing."""
     sections = frame[HEADER_BYTES:]
     compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=False, write_content_size=True)

@@ -51,7 +51,7 @@ def kernel(function: Kernel) -> Kernel:
     A cached kernel is compiled again when any module with kernels changes. Numba itself looks at the one file of
     the kernel only, and would go on with stale code of what it calls.
     """
-    compiled = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
     compiled._cache._cache_file._source_stamp = _SOURCE_STAMP
     return cast(Kernel, compiled)
 

@@ -26,6 +26,12 @@ class SparseCodec(Codec):
     def select(self, values: Floats, seed: np.uint32, memo: Memo | None) -> Positions:
         """The positions to send of finite values, uint32 [k]."""
 
+    def add_and_select(self, values: Floats, residual: Residual, seed: np.uint32, memo: Memo | None) -> Positions:
+        """pending = values + committed, and the positions to send of it. Raises NonFiniteError."""
+        if not kernels.add_finite(values, *residual):
+            raise non_finite(values, residual)
+        return self.select(frozen(residual[1]), seed, memo)
+
     @abstractmethod
     def reference_select(self, values: torch.Tensor, seed: int) -> torch.Tensor:
         """`select` in plain torch operations, int64 [k]."""
@@ -48,14 +54,12 @@ class SparseCodec(Codec):
         return self.values
 
     def _encode(self, values: Floats, out: Bytes, seed: np.uint32, residual: Residual | None, memo: Memo | None) -> int:
-        total = values if residual is None else frozen(residual[1])
         if residual is None:
-            finite = bool(largest_bits(values) < INFINITY)
+            if largest_bits(values) >= INFINITY:
+                raise non_finite(values, None)
+            total, chosen = values, self.select(values, seed, memo)
         else:
-            finite = kernels.add_finite(values, *residual)
-        if not finite:
-            raise non_finite(values, residual)
-        chosen = self.select(total, seed, memo)
+            total, chosen = frozen(residual[1]), self.add_and_select(values, residual, seed, memo)
         kept: Floats = np.empty(chosen.size, np.float32)
         kernels.gather(total, chosen, kept)
         factor = np.float32(self.contract.factor(values.size))

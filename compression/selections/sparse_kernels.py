@@ -8,18 +8,34 @@ low bits first.
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels import INFINITY, MAGNITUDE, add, bits_of, kernel, largest_bits, trailing_zeros
+from ..kernels import (
+    INFINITY,
+    MAGNITUDE,
+    add,
+    add_block,
+    bits_of,
+    kernel,
+    largest_bits,
+    largest_bits_of,
+    trailing_zeros,
+)
 
 Floats = NDArray[np.float32]
 Positions = NDArray[np.uint32]
 Words = NDArray[np.uint32]
 Widths = NDArray[np.uint8]
 Magnitudes = NDArray[np.int32]
+Flags = NDArray[np.uint8]
 
 RUN = 128
+TOO_MANY, NOT_FINITE = -1, -2
+"""What collecting returns instead of a count."""
+
+SPARE_ROOM = 127
+"""Positions that collecting needs room for besides those it finds."""
 
 _CHUNK = 4096
-_GROUP = 64
+_GROUP = np.uint64(128)
 _I = np.int32
 _U = np.uint32
 _L = np.uint64
@@ -51,15 +67,6 @@ def gather_magnitudes(values: Floats, positions: Positions, out: Magnitudes) -> 
 
 
 @kernel
-def _mask_of(values: Floats, threshold: np.int32) -> np.uint64:
-    """One bit for each of up to 64 values that is at or above the threshold; compiles to vector comparisons."""
-    mask = _L(0)
-    for i in range(values.size):
-        mask |= _L(_I(bits_of(values[i]) & MAGNITUDE) >= threshold) << _L(i)
-    return mask
-
-
-@kernel
 def _append(mask: np.uint64, start: int, positions: Positions, count: np.int64) -> np.int64:
     while mask:
         positions[count] = start + trailing_zeros(mask)
@@ -70,21 +77,67 @@ def _append(mask: np.uint64, start: int, positions: Positions, count: np.int64) 
 
 @kernel
 def collect(values: Floats, threshold: np.int32, positions: Positions) -> np.int64:
-    """Positions of the elements at or above the threshold, ascending; -1 if they might not fit.
+    """Positions of the elements at or above the threshold, ascending; TOO_MANY if they might not fit.
 
-    Needs room for 63 positions more than it finds.
+    Needs room for SPARE_ROOM positions more than it finds.
     """
-    count = np.int64(0)
-    whole = values.size - values.size % _GROUP
-    for start in range(0, whole, _GROUP):
-        mask = _mask_of(values[start : start + _GROUP], threshold)
-        if mask:
-            if count + _GROUP > positions.size:
-                return np.int64(-1)
-            count = _append(mask, start, positions, count)
-    if count + values.size - whole > positions.size:
-        return np.int64(-1)
-    return _append(_mask_of(values[whole:], threshold), whole, positions, count)
+    flags = np.empty(_GROUP, np.uint8)
+    return _collect(values, _L(0), _L(values.size), threshold, positions, np.int64(0), flags)
+
+
+@kernel
+def _collect(
+    values: Floats,
+    start: np.uint64,
+    stop: np.uint64,
+    threshold: np.int32,
+    positions: Positions,
+    count: np.int64,
+    flags: Flags,
+) -> np.int64:
+    """Append to the `count` positions found so far. One comparison a byte, so that whole vectors are compared, and
+    eight bytes are passed over at once where none is set."""
+    found, words = _L(count), flags.view(np.uint64)
+    while start + _GROUP <= stop:
+        if found + _GROUP > _L(positions.size):
+            return np.int64(TOO_MANY)
+        for i in range(_GROUP):
+            flags[i] = np.uint8(_I(bits_of(values[start + i]) & MAGNITUDE) >= threshold)
+        for i in range(_GROUP >> _L(3)):
+            word = words[i]
+            while word:
+                positions[found] = _U(start + (i << _L(3)) + (trailing_zeros(word) >> _L(3)))
+                found += _L(1)
+                word &= word - _L(1)
+        start += _GROUP
+    if found + (stop - start) > _L(positions.size):
+        return np.int64(TOO_MANY)
+    for i in range(start, stop):
+        if _I(bits_of(values[i]) & MAGNITUDE) >= threshold:
+            positions[found] = _U(i)
+            found += _L(1)
+    return np.int64(found)
+
+
+@kernel
+def add_collect(
+    values: Floats, committed: Floats, total: Floats, threshold: np.int32, positions: Positions
+) -> np.int64:
+    """`add_finite` and `collect` while each part is in the first cache; NOT_FINITE if a sum is not.
+
+    Where the positions might not fit, all sums have been made nevertheless.
+    """
+    flags, count = np.empty(_GROUP, np.uint8), np.int64(0)
+    start, end = _L(0), _L(values.size)
+    while start < end:
+        size = min(_L(_CHUNK), end - start)
+        add_block(values, committed, total, start, size)
+        if largest_bits_of(total, start, size) >= INFINITY:
+            return np.int64(NOT_FINITE)
+        if count >= 0:
+            count = _collect(total, start, start + size, threshold, positions, count, flags)
+        start += size
+    return count
 
 
 @kernel
@@ -145,7 +198,7 @@ def count_words(widths: Widths, count: int) -> np.int64:
     words = np.int64(0)
     for run in range(widths.size):
         if widths[run] > 32:
-            return np.int64(-1)
+            return np.int64(TOO_MANY)
         words += (min(RUN, count - run * RUN) * np.int64(widths[run]) + 31) // 32
     return words
 

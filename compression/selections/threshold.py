@@ -7,15 +7,12 @@ import torch
 
 from ...protos.errors import CodecError
 from ..arguments import decimal, number
-from ..codec import Codec, DenseCodec, Floats, Memo, Positions
+from ..codec import Codec, DenseCodec, Floats, Memo, Positions, Residual, non_finite
 from ..contract import Contract
-from ..kernels import MAGNITUDE, bits_of, kernel
 from . import sparse_kernels as kernels
 from .sparse import SparseCodec
+from .sparse_kernels import NOT_FINITE
 from .topk import check_contracting
-
-_ROOM = 63
-_I = np.int32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,24 +50,22 @@ class Threshold(SparseCodec):
         )
 
     def select(self, values: Floats, seed: np.uint32, memo: Memo | None) -> Positions:
-        bits = np.float32(self.threshold).view(np.int32)
-        found: Positions = np.empty(int(_count(values, bits)) + _ROOM, np.uint32)
-        return found[: int(kernels.collect(values, bits, found))]
+        found: Positions = np.empty(values.size + kernels.SPARE_ROOM, np.uint32)
+        return found[: int(kernels.collect(values, self._bits, found))]
+
+    def add_and_select(self, values: Floats, residual: Residual, seed: np.uint32, memo: Memo | None) -> Positions:
+        found: Positions = np.empty(values.size + kernels.SPARE_ROOM, np.uint32)
+        num_found = int(kernels.add_collect(values, *residual, self._bits, found))
+        if num_found == NOT_FINITE:
+            raise non_finite(values, residual)
+        return found[:num_found]
+
+    @property
+    def _bits(self) -> np.int32:
+        return np.float32(self.threshold).view(np.int32)
 
     def reference_select(self, values: torch.Tensor, seed: int) -> torch.Tensor:
         return (values.abs() >= float(np.float32(self.threshold))).nonzero().view(-1)
-
-
-@kernel
-def _count(values: Floats, threshold: np.int32) -> np.int64:
-    count = np.int64(0)
-    for start in range(0, values.size, 1 << 16):
-        found = _I(0)
-        part = values[start : min(start + (1 << 16), values.size)]
-        for i in range(part.size):
-            found += _I(_I(bits_of(part[i]) & MAGNITUDE) >= threshold)
-        count += found
-    return count
 
 
 def build(arguments: list[str], values: DenseCodec) -> Codec:

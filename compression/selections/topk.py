@@ -9,17 +9,18 @@ from numpy.typing import NDArray
 
 from ...protos.errors import CodecError
 from ..arguments import decimal, density
-from ..codec import Codec, DenseCodec, Floats, Memo, Positions
+from ..codec import Codec, DenseCodec, Floats, Memo, Positions, Residual, frozen, non_finite
 from ..contract import Contract, share_of
 from . import sparse_kernels as kernels
 from .sparse import SparseCodec
+from .sparse_kernels import NOT_FINITE
 
 _EXACT_BELOW = 4096
 _SAMPLE_SHARE = 64
 _LARGEST_SAMPLE = 16384
 _SLACK = 1024
-_MEMO_MARGIN = np.int32(1 << 20)
-"""Off the last step's threshold, as a bit pattern: an eighth of a power of two, so about 10 % of its value."""
+_MEMO_MARGIN = np.int32(1 << 19)
+"""Off the last step's threshold, as a bit pattern: a sixteenth of an octave, so about 5 % of its value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,20 @@ class TopK(SparseCodec):
         )
 
     def select(self, values: Floats, seed: np.uint32, memo: Memo | None) -> Positions:
-        return _largest(values, share_of(self.density, values.size), memo)
+        count = share_of(self.density, values.size)
+        return _largest(values, _candidates(values, count), count, memo)
+
+    def add_and_select(self, values: Floats, residual: Residual, seed: np.uint32, memo: Memo | None) -> Positions:
+        count = share_of(self.density, values.size)
+        room = _room(values.size, count)
+        if memo is None or TopK not in memo or room is None:
+            return SparseCodec.add_and_select(self, values, residual, seed, memo)
+        threshold = max(memo[TopK] - _MEMO_MARGIN, np.int32(1))
+        found = int(kernels.add_collect(values, *residual, threshold, room))
+        if found == NOT_FINITE:
+            raise non_finite(values, residual)
+        total = frozen(residual[1])
+        return _largest(total, room[:found] if found >= count else _candidates(total, count), count, memo)
 
     def reference_select(self, values: torch.Tensor, seed: int) -> torch.Tensor:
         magnitudes = values.view(torch.int32) & 0x7FFFFFFF
@@ -94,33 +108,41 @@ def check_contracting(name: str, values: DenseCodec) -> None:
         )
 
 
-def _largest(values: Floats, count: int, memo: Memo | None) -> Positions:
-    """Positions of the `count` largest magnitudes, ties to the lowest, ascending."""
-    positions = _candidates(values, count, memo)
-    magnitudes: NDArray[np.int32] = np.empty(positions.size, np.int32)
-    kernels.gather_magnitudes(values, positions, magnitudes)
+def _largest(values: Floats, candidates: Positions, count: int, memo: Memo | None) -> Positions:
+    """Of candidates, the positions of the `count` largest magnitudes, ties to the lowest, ascending."""
+    magnitudes: NDArray[np.int32] = np.empty(candidates.size, np.int32)
+    kernels.gather_magnitudes(values, candidates, magnitudes)
     chosen: Positions = np.empty(count, np.uint32)
     if count:
         rank = magnitudes.size - count
         threshold = np.partition(magnitudes, rank)[rank]
-        kernels.choose(positions, magnitudes, threshold, chosen)
+        kernels.choose(candidates, magnitudes, threshold, chosen)
         if memo is not None:
             memo[TopK] = threshold
     return chosen
 
 
-def _candidates(values: Floats, count: int, memo: Memo | None) -> Positions:
+def _sampling(num_elements: int, count: int) -> tuple[int, int]:
+    """The size of a sample, and the rank in it of a threshold that more than `count` elements are sure to reach, or
+    nearly."""
+    size = min(num_elements // _SAMPLE_SHARE, _LARGEST_SAMPLE)
+    hits = count * size / num_elements if num_elements else 0.0
+    return size, math.ceil(hits + 4.0 * math.sqrt(hits) + 4.0)
+
+
+def _room(num_elements: int, count: int) -> Positions | None:
+    """Where candidates go; None if the block is small, or so much is sent, that all are ranked."""
+    size, rank = _sampling(num_elements, count)
+    if num_elements < _EXACT_BELOW or rank >= size // 2:
+        return None
+    return np.empty(2 * rank * num_elements // size + _SLACK, np.uint32)
+
+
+def _candidates(values: Floats, count: int) -> Positions:
     """Positions, ascending, of elements that are sure to hold the `count` largest."""
-    sample_size = min(values.size // _SAMPLE_SHARE, _LARGEST_SAMPLE)
-    hits = count * sample_size / values.size if values.size else 0.0
-    rank = math.ceil(hits + 4.0 * math.sqrt(hits) + 4.0)
-    if values.size >= _EXACT_BELOW and rank < sample_size // 2:
-        room: Positions = np.empty(2 * rank * values.size // sample_size + _SLACK, np.uint32)
-        if memo is not None and TopK in memo:
-            found = int(kernels.collect(values, max(memo[TopK] - _MEMO_MARGIN, np.int32(1)), room))
-            if found >= count:
-                return room[:found]
-        threshold = _sampled_threshold(values, sample_size, rank)
+    room = _room(values.size, count)
+    if room is not None:
+        threshold = _sampled_threshold(values, *_sampling(values.size, count))
         found = int(kernels.collect(values, max(threshold, np.int32(1)), room))
         if found >= count:
             return room[:found]

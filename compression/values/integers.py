@@ -112,7 +112,8 @@ class Integers(DenseCodec):
     def reference_section(self, values: torch.Tensor, seed: int) -> torch.Tensor:
         blocks = blocks_of(values, self.block)
         levels = float((1 << self.bits - 1) - 1)
-        scales = largest_bits(blocks).view(torch.float32) / levels
+        # A tensor, because CUDA divides by a Python number with a product, which rounds otherwise.
+        scales = largest_bits(blocks).view(torch.float32) / torch.full((), levels, device=values.device)
         scales = torch.where((levels * scales).isinf(), (scales.view(torch.int32) - 1).view(torch.float32), scales)
         quotients = torch.where(scales >= 2.0**-126, blocks * (1.0 / scales), blocks / scales)
         quotients = torch.where(scales > 0.0, quotients, 0.0)

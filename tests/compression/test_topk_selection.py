@@ -5,6 +5,7 @@ import pytest
 
 from pushpull.compression.selections.indices import BITMAP, GAPS, index_bound, read_index, write_index
 from pushpull.compression.spec import parse_codec
+from pushpull.protos.errors import NonFiniteError
 
 
 def shuffled(size):
@@ -48,6 +49,36 @@ def test_the_largest_magnitudes_are_sent_ties_to_the_lowest_index(make, size, de
     result = decoded(encoded(codec, values), size)
     np.testing.assert_array_equal(np.flatnonzero(result), expected)
     np.testing.assert_array_equal(result[expected], values[expected])
+
+
+@pytest.mark.parametrize("spec", ["topk:0.001+fp32", "topk:0.01+int8", "topk:0.2+sign", "threshold:0.5+fp16"])
+@pytest.mark.parametrize("change", [1.0, 1.02, 1.3, 50.0, 0.97, 0.1, 0.0])
+def test_what_is_remembered_of_the_last_step_changes_nothing(spec, change, encoded):
+    """Sums with a residual, while magnitudes stay, grow, fall or vanish."""
+    codec, size, memo = parse_codec(spec), 70_001, {}
+    committed = np.random.default_rng(1).standard_normal(size).astype(np.float32) * np.float32(0.1)
+    for step in range(4):
+        scale = np.float32(change**step)
+        values = np.random.default_rng(step).standard_normal(size).astype(np.float32) * scale
+        held = committed * scale
+        pending, expected = np.empty_like(values), np.empty_like(values)
+        out = np.empty(codec.frame_bound(size), np.uint8)
+        num_bytes = codec.encode(values, out, residual=(held, pending), memo=memo)
+        assert out[:num_bytes].tobytes() == encoded(codec, values, residual=(held, expected))
+        np.testing.assert_array_equal(pending, expected)
+
+
+@pytest.mark.parametrize("spec", ["topk:0.01+int8", "threshold:0.5+fp16"])
+@pytest.mark.parametrize("place", [0, 4095, 4096, 9_999])
+def test_a_sum_that_is_not_finite_is_found_also_with_a_memo(spec, place):
+    codec, memo = parse_codec(spec), {}
+    values = np.random.default_rng(0).standard_normal(10_000).astype(np.float32)
+    residual = np.zeros_like(values), np.empty_like(values)
+    out = np.empty(codec.frame_bound(values.size), np.uint8)
+    codec.encode(values, out, residual=residual, memo=memo)
+    values[place] = np.nan
+    with pytest.raises(NonFiniteError, match=f"value {place} of 10000"):
+        codec.encode(values, out, residual=residual, memo=memo)
 
 
 @pytest.mark.parametrize(
