@@ -2,12 +2,13 @@
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..compression.block_memory import State
+from ..compression.cuda.device_memory import DeviceEncoder
 from ..compression.encoder import Encoder
 from ..compression.encoder_spec import EncoderSpec
 from ..compression.parameter_encoders import ParameterEncoders, parse_parameter_encoders
@@ -17,25 +18,37 @@ from .plan import ShardingPlan, TableEntry
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
+AnyEncoder = Encoder | DeviceEncoder
 
 
 class GradientEncoder:
-    """The job's encoders over the blocks of a plan: one for each specification.
+    """The job's encoders over the blocks of a plan: one for each specification, made by `build`.
 
     Different blocks may be encoded by different threads at once. What a frame changes in an encoder's memory stays
     pending until `commit`.
     """
 
-    def __init__(self, plan: ShardingPlan, encoders: ParameterEncoders) -> None:
+    def __init__(
+        self,
+        plan: ShardingPlan,
+        encoders: ParameterEncoders,
+        build: Callable[[EncoderSpec], AnyEncoder] = EncoderSpec.build,
+    ) -> None:
         specs = [encoders.of(names_of(entry), entry.shape) for entry in plan.entries]
-        self._encoders: dict[EncoderSpec, Encoder] = {spec: spec.build() for spec in specs}
+        self._encoders = {spec: build(spec) for spec in dict.fromkeys(specs)}
         self._of_block = [self._encoders[specs[block.entry]] for block in plan.blocks]
         self.bounds = [specs[block.entry].frame_bound(block.num_elements) for block in plan.blocks]
         """Most bytes of each block's frame."""
 
+    def of(self, block: int) -> AnyEncoder:
+        """The encoder of a block."""
+        return self._of_block[block]
+
     def encode(self, block: int, values: Floats, out: Bytes, seed: int) -> int:
         """Encodes values, and what is remembered, into `out`; returns the bytes written. Raises NonFiniteError."""
-        return self._of_block[block].encode(block, values, out, seed)
+        encoder = self._of_block[block]
+        assert not isinstance(encoder, DeviceEncoder)
+        return encoder.encode(block, values, out, seed)
 
     def commit(self, blocks: Iterable[int]) -> None:
         """These frames count."""
@@ -60,7 +73,7 @@ class GradientEncoder:
         for encoder in self._encoders.values():
             encoder.load_state_dict({key: value for key, value in state.items() if self._of_block[key] is encoder})
 
-    def _by_encoder(self, blocks: Iterable[int]) -> list[tuple[Encoder, list[int]]]:
+    def _by_encoder(self, blocks: Iterable[int]) -> list[tuple[AnyEncoder, list[int]]]:
         keys = list(blocks)
         return [(e, [key for key in keys if self._of_block[key] is e]) for e in self._encoders.values()]
 

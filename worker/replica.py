@@ -12,6 +12,7 @@ from ..protos.common_pb2 import Mode, OptimizerSpecification
 from ..protos.errors import ExpiredError, FencedError, NonFiniteError, PushpullError
 from ..protos.registrar_pb2 import EnrolResponse
 from ..protos.shard_pb2 import Hello, Outcome, Pull, WorkerMessage
+from .block_encoding import BlockEncoding, DeviceEncoding, HostEncoding, encoder_on_device
 from .followed_values import receiver_for
 from .gradient_encoder import GradientEncoder, encoders_of, step_seed
 from .held_values import HeldValues
@@ -42,6 +43,7 @@ class ReplicaSettings:
     clip_norm: float | None = None
     num_encoder_threads: int = 1
     early: bool = True
+    encode_on_device: bool = False
 
 
 @dataclass
@@ -66,7 +68,13 @@ class Replica:
         settings: ReplicaSettings,
     ) -> None:
         self.plan = plan
-        self.encoder = GradientEncoder(plan, encoders_of(membership.job))
+        encoders = encoders_of(membership.job)
+        if settings.encode_on_device:
+            self.encoder = GradientEncoder(plan, encoders, encoder_on_device)
+            encoding: BlockEncoding = DeviceEncoding(self.encoder)
+        else:
+            self.encoder = GradientEncoder(plan, encoders)
+            encoding = HostEncoding(self.encoder)
         self.clock = 0
         """The job's clock when this worker enrolled: rounds, or steps of the slowest member."""
         self.timings = Timings()
@@ -81,7 +89,7 @@ class Replica:
         self._message_bytes = self._job.message_bytes or DEFAULT_MESSAGE_BYTES
         self._stager = Stager(
             plan,
-            self.encoder,
+            encoding,
             self,
             StagingSettings(
                 message_bytes=self._message_bytes,

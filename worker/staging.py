@@ -14,12 +14,10 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from ..compression.kernels import sum_of_squares
 from ..protos.errors import NonFiniteError
+from .block_encoding import BlockEncoding
 from .bundle import Bundle
-from .gradient_encoder import GradientEncoder
 from .plan import PlanBlock, ShardingPlan
-from .tensor_memory import values_of_blocks
 from .wire import frames_message
 
 logger = logging.getLogger(__name__)
@@ -82,13 +80,11 @@ class Stager:
     `on_gradient` is called from autograd's threads and only enqueues; everything else from the training thread.
     """
 
-    def __init__(
-        self, plan: ShardingPlan, encoder: GradientEncoder, sink: FrameSink, settings: StagingSettings
-    ) -> None:
+    def __init__(self, plan: ShardingPlan, encoding: BlockEncoding, sink: FrameSink, settings: StagingSettings) -> None:
         self.num_restaged = 0
         """Steps whose early frames were wrong and were sent again."""
         self._plan = plan
-        self._encoder = encoder
+        self._encoding = encoding
         self._sink = sink
         self._settings = settings
         self._early = settings.early
@@ -205,19 +201,16 @@ class Stager:
         factor: float | None,
         ready: "torch.cuda.Event | None",
     ) -> None:
-        if ready is not None:
-            ready.synchronize()
-        scale = np.float32(self._factor_used() if factor is None else factor)
-        for block, values in values_of_blocks(gradient, blocks):
-            bundle, bound = self._bundle_for(block.shard), self._encoder.bounds[block.id]
-            if not bundle.fits(bound):
-                self._flush(block.shard, bundle)
-            if scale != 1.0:
-                values = values * scale
-            num_bytes = self._encoder.encode(block.id, values, bundle.room()[:bound], self._seed)
-            bundle.add(block.id, num_bytes)
-            if self._settings.measure_norm:
-                self._squares[block.id] = sum_of_squares(values)
+        factor_used = np.float32(self._factor_used() if factor is None else factor)
+        with self._encoding.after(ready, gradient):
+            for block, values in self._encoding.blocks(gradient, blocks):
+                bundle, bound = self._bundle_for(block.shard), self._encoding.bounds[block.id]
+                if not bundle.fits(bound):
+                    self._flush(block.shard, bundle)
+                room = bundle.room()[:bound]
+                bundle.add(block.id, self._encoding.encode(block.id, values, factor_used, room, self._seed))
+                if self._settings.measure_norm:
+                    self._squares[block.id] = self._encoding.squares(values, factor_used)
 
     def _collect(self) -> None:
         """Waits for every task; the first failure by plan order is raised."""
@@ -249,7 +242,7 @@ class Stager:
         if own is None:
             own = self._local.bundles = {}
         if shard not in own:
-            largest = max(self._encoder.bounds[block] for block in self._plan.blocks_of_shard[shard])
+            largest = max(self._encoding.bounds[block] for block in self._plan.blocks_of_shard[shard])
             own[shard] = Bundle(max(self._settings.message_bytes, largest))
             with self._lock:
                 self._bundles.append((shard, own[shard]))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ..compression.cuda.warm_up import warm_up_on_device
 from ..compression.spec import parse_codec
 from ..compression.warm_up import warm_up
 from ..protos.common_pb2 import JobSpecification, Mode, OptimizerSpecification
@@ -125,6 +126,7 @@ class Worker:
         params: Params | None = None,
         accumulate: int = 1,
         clip_norm: float | None = None,
+        encode_on_device: bool = False,
         **kwargs: Any,
     ) -> RemoteOptimizer:
         """Replaces `optimizer_class(model.parameters(), **kwargs)`; the servers run it.
@@ -137,6 +139,8 @@ class Worker:
             params: parameters or parameter groups, as torch takes them; default: all of the model.
             accumulate: backward passes that make one step.
             clip_norm: largest norm of this worker's gradient over all parameters.
+            encode_on_device: encode gradients where they lie (CUDA: Triton kernels), so that only frames are copied to
+                the host. The same bytes; not yet tried on a GPU, so not the default.
             kwargs: the optimizer's own.
 
         Raises:
@@ -155,9 +159,14 @@ class Worker:
         table = model_table(model, template.param_groups)
         specification = optimizer_specification(optimizer_class, template.param_groups, template.defaults)
         _prepare_codecs(self.job, table, specification)
+        if encode_on_device:
+            _warm_up_devices(self.job, table)
         plan = make_plan(table.entries, self.job.num_shards, self.job.block_elements)
         settings = ReplicaSettings(
-            accumulate=accumulate, clip_norm=clip_norm, num_encoder_threads=_num_encoder_threads()
+            accumulate=accumulate,
+            clip_norm=clip_norm,
+            num_encoder_threads=_num_encoder_threads(),
+            encode_on_device=encode_on_device,
         )
         memory = TensorMemory(plan, table.tensors)
         replica = Replica(self._membership, plan, memory, specification, table.num_parameters, settings)
@@ -286,6 +295,13 @@ def _prepare_codecs(job: JobSpecification, table: ModelTable, optimizer: Optimiz
     for encoder in encoders.all:
         encoder.warm_up()
     warm_up(parse_codec(job.pull_codec))
+
+
+def _warm_up_devices(job: JobSpecification, table: ModelTable) -> None:
+    """Compiles device kernels ahead of the first step, for every device that holds a part of the model."""
+    for device in {tensor.device for tensor in table.tensors[: table.num_parameters]}:
+        for encoder in encoders_of(job).all:
+            warm_up_on_device(encoder.codec, device)
 
 
 def _number(value: Any) -> float:

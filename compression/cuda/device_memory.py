@@ -3,7 +3,7 @@
 import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,11 +20,12 @@ CodecOf = Callable[[Codec, torch.device], DeviceCodec]
 _NUM_APPLIED = "num_applied"
 
 
+@runtime_checkable
 class DeviceEncoder(Protocol):
     """`Encoder` for tensors: encodes the blocks of one worker where they lie. Different keys may be used by different
     threads at the same time."""
 
-    def encode(self, key: int, values: Tensor, seed: int) -> Tensor:
+    def encode_on_device(self, key: int, values: Tensor, seed: int) -> Tensor:
         """The frame of block `key`, uint8 [num_bytes] on the device of `values`, float32 [n], contiguous.
 
         Work is queued on the caller's current stream, and has ended when this returns but for the last copy of a
@@ -65,7 +66,7 @@ class DeviceMemoryless:
         self._codec = codec
         self._codec_of = codec_of
 
-    def encode(self, key: int, values: Tensor, seed: int) -> Tensor:
+    def encode_on_device(self, key: int, values: Tensor, seed: int) -> Tensor:
         return self._codec_of(self._codec, values.device).encode(values, seed=block_seed(key, seed))
 
     def commit(self, keys: Iterable[int]) -> None:
@@ -106,7 +107,7 @@ class DeviceErrorFeedback:
         self._blocks: dict[int, _Block] = {}
         self._lock = threading.Lock()
 
-    def encode(self, key: int, values: Tensor, seed: int) -> Tensor:
+    def encode_on_device(self, key: int, values: Tensor, seed: int) -> Tensor:
         block = self._open(key, values)
         frame = self._codec_of(self._codec, values.device).encode(
             values, seed=block_seed(key, seed), residual=(block.committed, block.pending)

@@ -191,7 +191,7 @@ class TestDeviceErrorFeedback:
             for key in (3, 8):
                 values = normal(600, 100 * key + step)
                 num_bytes = host.encode(key, values.numpy(), out, step)
-                assert device.encode(key, values, step).numpy().tobytes() == out[:num_bytes].tobytes()
+                assert device.encode_on_device(key, values, step).numpy().tobytes() == out[:num_bytes].tobytes()
             if step % 4 == 1:
                 host.discard([3])
                 device.discard([3])
@@ -202,11 +202,11 @@ class TestDeviceErrorFeedback:
 
     def test_what_is_not_finite_leaves_the_committed_memory(self):
         encoder = DeviceErrorFeedback(parse_codec("int8"))
-        encoder.encode(0, normal(50), 1)
+        encoder.encode_on_device(0, normal(50), 1)
         encoder.commit([0])
         before = encoder.state_dict()
         with pytest.raises(NonFiniteError):
-            encoder.encode(0, torch.full((50,), torch.nan), 2)
+            encoder.encode_on_device(0, torch.full((50,), torch.nan), 2)
         encoder.commit([0])
         assert_same_state(encoder.state_dict(), before)
 
@@ -223,9 +223,9 @@ class TestDeviceErrorFeedback:
 
     def test_a_block_of_another_plan_is_refused(self):
         encoder = DeviceErrorFeedback(parse_codec("int8"))
-        encoder.encode(0, normal(50), 1)
+        encoder.encode_on_device(0, normal(50), 1)
         with pytest.raises(ValueError, match="another plan"):
-            encoder.encode(0, normal(51), 1)
+            encoder.encode_on_device(0, normal(51), 1)
 
     def test_a_codec_that_does_not_contract_is_refused(self):
         with pytest.raises(CodecError, match="does not contract"):
@@ -237,7 +237,7 @@ class TestDeviceErrorFeedback:
         values = normal(400)
         out = np.empty(parse_encoder(spec).frame_bound(400), np.uint8)
         num_bytes = parse_encoder(spec).build().encode(5, values.numpy(), out, 3)
-        assert encoder.encode(5, values, 3).numpy().tobytes() == out[:num_bytes].tobytes()
+        assert encoder.encode_on_device(5, values, 3).numpy().tobytes() == out[:num_bytes].tobytes()
 
     def test_momentum_is_left_to_the_host(self):
         assert device_encoder(parse_encoder("dgc:0.9+topk:0.01+fp16")) is None

@@ -12,6 +12,7 @@ from pushpull.compression.frame import parse_frame
 from pushpull.compression.parameter_encoders import parse_parameter_encoders
 from pushpull.protos.errors import NonFiniteError
 from pushpull.protos.shard_pb2 import WorkerMessage
+from pushpull.worker.block_encoding import HostEncoding
 from pushpull.worker.gradient_encoder import GradientEncoder
 from pushpull.worker.plan import TableEntry, make_plan
 from pushpull.worker.staging import Stager, StagingSettings
@@ -80,7 +81,7 @@ def make_stage() -> Iterator[Callable[..., Stage]]:
     def make(codec: str = "fp32", **settings: object) -> Stage:
         encoder, sink = GradientEncoder(PLAN, parse_parameter_encoders(codec)), Sink()
         chosen = {"message_bytes": 1000, "num_threads": 2, "early": True, **settings}
-        stages.append(Stage(Stager(PLAN, encoder, sink, StagingSettings(**chosen)), sink, encoder))  # type: ignore[arg-type]
+        stages.append(Stage(Stager(PLAN, HostEncoding(encoder), sink, StagingSettings(**chosen)), sink, encoder))  # type: ignore[arg-type]
         return stages[-1]
 
     yield make

@@ -1,0 +1,96 @@
+"""Where the blocks of a gradient are encoded: in this computer's memory, or where the gradient lies."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..compression.cuda.device_memory import DeviceEncoder, device_encoder
+from ..compression.cuda.streams import EncodingStreams, frame_to_host
+from ..compression.encoder_spec import EncoderSpec
+from ..compression.kernels import sum_of_squares
+from .gradient_encoder import AnyEncoder, GradientEncoder
+from .plan import PlanBlock
+from .tensor_memory import block_of, values_of_blocks
+
+Bytes = NDArray[np.uint8]
+
+
+class BlockEncoding(Protocol):
+    """Encodes blocks of gradients. Used by the encoder's threads, different blocks at the same time."""
+
+    bounds: Sequence[int]
+    """Most bytes of each block's frame."""
+
+    def after(self, ready: "torch.cuda.Event | None", gradient: torch.Tensor) -> AbstractContextManager[None]:
+        """Inside, the gradient is complete for everything done here."""
+
+    def blocks(self, gradient: torch.Tensor, blocks: Sequence[PlanBlock]) -> Iterator[tuple[PlanBlock, Any]]:
+        """Each block with its values, float32 [n], contiguous: what `encode` takes."""
+
+    def encode(self, block: int, values: Any, factor: np.float32, out: Bytes, seed: int) -> int:
+        """Encodes values times factor into `out`; returns the bytes written. Raises NonFiniteError."""
+
+    def squares(self, values: Any, factor: np.float32) -> float:
+        """Sum of squares of values times factor, in float64."""
+
+
+class HostEncoding:
+    """In this computer's memory; gradients that lie elsewhere are copied first."""
+
+    def __init__(self, encoder: GradientEncoder) -> None:
+        self._encoder = encoder
+        self.bounds: Sequence[int] = encoder.bounds
+
+    def after(self, ready: "torch.cuda.Event | None", gradient: torch.Tensor) -> AbstractContextManager[None]:
+        if ready is not None:
+            ready.synchronize()
+        return nullcontext()
+
+    def blocks(self, gradient: torch.Tensor, blocks: Sequence[PlanBlock]) -> Iterator[tuple[PlanBlock, Any]]:
+        return values_of_blocks(gradient, blocks)
+
+    def encode(self, block: int, values: Any, factor: np.float32, out: Bytes, seed: int) -> int:
+        return self._encoder.encode(block, _times(values, factor), out, seed)
+
+    def squares(self, values: Any, factor: np.float32) -> float:
+        return sum_of_squares(_times(values, factor))
+
+
+class DeviceEncoding:
+    """Where the gradient lies, so that only frames leave the device. Blocks whose memory has no form for devices
+    (`dgc`, `momentum`) are copied. Never run on a GPU; on the CPU its frames have the bits of the others."""
+
+    def __init__(self, encoder: GradientEncoder) -> None:
+        self._encoder = encoder
+        self.bounds: Sequence[int] = encoder.bounds
+        self._streams = EncodingStreams()
+
+    def after(self, ready: "torch.cuda.Event | None", gradient: torch.Tensor) -> AbstractContextManager[None]:
+        return nullcontext() if ready is None else self._streams.after(ready, gradient.device)
+
+    def blocks(self, gradient: torch.Tensor, blocks: Sequence[PlanBlock]) -> Iterator[tuple[PlanBlock, Any]]:
+        for block in blocks:
+            yield block, block_of(gradient, block).reshape(-1).float().contiguous()
+
+    def encode(self, block: int, values: Any, factor: np.float32, out: Bytes, seed: int) -> int:
+        encoder = self._encoder.of(block)
+        scaled = _times(values, factor)
+        if isinstance(encoder, DeviceEncoder):
+            return frame_to_host(encoder.encode_on_device(block, scaled, seed), out)
+        return encoder.encode(block, scaled.cpu().numpy(), out, seed)
+
+    def squares(self, values: Any, factor: np.float32) -> float:
+        return float(_times(values, factor).double().square().sum())
+
+
+def encoder_on_device(spec: EncoderSpec) -> AnyEncoder:
+    """The encoder that works where a block lies, or that of the host where there is none."""
+    return device_encoder(spec) or spec.build()
+
+
+def _times(values: Any, factor: np.float32) -> Any:
+    return values if factor == 1.0 else values * float(factor)
