@@ -8,6 +8,7 @@ Compared with the same script for one process, only the lines marked `(pushpull)
 """
 
 import argparse
+import json
 import math
 import sysconfig
 from pathlib import Path
@@ -19,6 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from pushpull.worker import connect  # (pushpull)
 
 NUM_BYTES = 256  # the vocabulary: every byte value
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+WEIGHT_DECAY = {"adamw": 0.1, "sgd": 0.0}
 
 
 class Block(nn.Module):
@@ -122,9 +125,11 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw")
     parser.add_argument("--text-bytes", type=int, default=2_000_000, help="how much text to read")
     parser.add_argument("--validate-every", type=int, default=100, help="steps between two validations")
     parser.add_argument("--seed", type=int, default=0, help="of the initial parameters")
+    parser.add_argument("--history", type=Path, help="file for the training losses of worker 0, a JSON list")
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
@@ -137,9 +142,10 @@ def main() -> None:
 
     with connect() as worker:  # (pushpull) finds the servers that the launcher started
         optimizer = worker.optimizer(  # (pushpull) was: torch.optim.AdamW(model.parameters(), ...)
-            model, torch.optim.AdamW, lr=options.learning_rate, weight_decay=0.1
+            model, OPTIMIZERS[options.optimizer], lr=options.learning_rate, weight_decay=WEIGHT_DECAY[options.optimizer]
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, options.steps))
+        losses: list[float] = []
         step = 0
         while step < options.steps:
             for windows in worker.share(loader):  # (pushpull) each worker gets its share of the text
@@ -148,13 +154,16 @@ def main() -> None:
                 optimizer.step()  # pushes the gradient, pulls the new parameters
                 optimizer.zero_grad()
                 schedule.step()
-                worker.log(loss=loss.item())  # (pushpull) shows up in progress and summary
+                losses.append(loss.item())
+                worker.log(loss=losses[-1])  # (pushpull) shows up in progress and summary
                 step += 1
                 if worker.id == 0 and step % options.validate_every == 0:
                     with worker.pause():  # (pushpull) nobody waits for this worker meanwhile
                         worker.log(validation_loss=validation_loss(model, validation))
                 if step == options.steps:
                     break
+        if options.history is not None and worker.id == 0:
+            options.history.write_text(json.dumps(losses))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ Compared with the same script for one process, only the lines marked `(pushpull)
 """
 
 import argparse
+import json
 import time
+from pathlib import Path
 
 import torch
 from sklearn.datasets import load_digits
@@ -34,9 +36,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=600, help="steps of each worker at most")
     parser.add_argument("--batch-size", type=int, default=64, help="images per step and worker")
+    parser.add_argument("--learning-rate", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=0, help="of the initial parameters")
     parser.add_argument("--slow-worker", type=int, default=-1, help="id of a worker that is made slow")
     parser.add_argument("--slow-seconds", type=float, default=0.0, help="how much slower it is per step")
+    parser.add_argument("--history", type=Path, help="file for the training losses of worker 0, a JSON list")
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
@@ -45,7 +49,10 @@ def main() -> None:
     model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
 
     with connect() as worker:  # (pushpull) finds the servers that the launcher started
-        optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.5)  # (pushpull) was: torch.optim.SGD(...)
+        optimizer = worker.optimizer(  # (pushpull) was: torch.optim.SGD(model.parameters(), ...)
+            model, torch.optim.SGD, lr=options.learning_rate
+        )
+        losses: list[float] = []
         step = 0
         while step < options.steps:
             for images, labels in worker.share(loader):  # (pushpull) each worker gets its share of the images
@@ -53,7 +60,8 @@ def main() -> None:
                 loss.backward()
                 optimizer.step()  # pushes the gradient, pulls the new parameters
                 optimizer.zero_grad()
-                worker.log(loss=loss.item())  # (pushpull) shows up in progress and summary
+                losses.append(loss.item())
+                worker.log(loss=losses[-1])  # (pushpull) shows up in progress and summary
                 if worker.id == options.slow_worker:
                     time.sleep(options.slow_seconds)
                 step += 1
@@ -62,8 +70,12 @@ def main() -> None:
 
         with worker.pause():  # (pushpull) nobody waits for this worker while it evaluates
             with torch.no_grad():
-                accuracy = (model(test_images).argmax(dim=1) == test_labels).float().mean().item()
-            worker.log(accuracy=accuracy)
+                logits = model(test_images)
+                accuracy = (logits.argmax(dim=1) == test_labels).float().mean().item()
+                test_loss = nn.functional.cross_entropy(logits, test_labels).item()
+            worker.log(accuracy=accuracy, test_loss=test_loss)
+        if options.history is not None and worker.id == 0:
+            options.history.write_text(json.dumps(losses))
     print(f"accuracy on {NUM_TEST_IMAGES} held-out images: {accuracy:.3f}")
 
 

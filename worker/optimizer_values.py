@@ -1,17 +1,26 @@
 """What a torch optimizer is on the wire: its name, and the numbers and flags of its parameter groups."""
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from ..compression.encoder_spec import EncoderSpec
+from ..compression.error_feedback import WithErrorFeedback
 from ..compression.parameter_encoders import ParameterEncoders
 from ..protos.common_pb2 import OptimizerSpecification, ParameterGroup
 from ..protos.errors import SettingError
 
+logger = logging.getLogger(__name__)
+
 SUPPORTED = ("SGD", "Adam", "AdamW", "Adagrad", "RMSprop")
 ADAM_FAMILY = ("Adam", "AdamW")
+
+_LARGE_BLOCK_ELEMENTS = 1 << 16
+_SMALL_DELTA = 0.1
+"""Contraction below which a codec counts as coarse: int4 has 0.43, int2, sign, vq and topk:0.01 less than 0.02."""
 
 LOCAL_FLAGS = frozenset({"foreach", "fused", "capturable", "differentiable"})
 """How torch computes on this machine; the servers choose for themselves."""
@@ -42,6 +51,29 @@ def check_momentum(specification: OptimizerSpecification, encoders: ParameterEnc
                 f"{reason}, so momentum={group.numbers['momentum']:g} of parameter group {index} would count twice; set "
                 "momentum=0 in the optimizer, or use a push codec without dgc"
             )
+
+
+def warn_of_bursts(specification: OptimizerSpecification, encoders: ParameterEncoders) -> None:
+    """Warns where error feedback of a coarse codec meets moments on the servers, which costs accuracy (measured:
+    docs/convergence.md)."""
+    keeps_moments = specification.name in ADAM_FAMILY or any(g.numbers.get("momentum") for g in specification.groups)
+    coarse = next((encoder.spec for encoder in encoders.all if _comes_in_bursts(encoder)), None)
+    if keeps_moments and coarse is not None:
+        logger.warning(
+            "push codec %s sends an element as one burst after many silent steps, which the moments of %s on the servers take "
+            "for a change of the gradient: expect a higher loss than with push_codec=int8 or int4, or use torch.optim.SGD "
+            "without momentum",
+            coarse,
+            specification.name,
+        )
+
+
+def _comes_in_bursts(encoder: EncoderSpec) -> bool:
+    """Most of an element may wait in the residual."""
+    if encoder.memory != WithErrorFeedback():
+        return False
+    delta = encoder.codec.contract.delta(_LARGE_BLOCK_ELEMENTS)
+    return delta is not None and delta < _SMALL_DELTA
 
 
 def optimizer_specification(

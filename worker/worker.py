@@ -26,7 +26,7 @@ from .membership import Membership
 from .metrics import MetricsEndpoint, WorkerMetrics
 from .model_table import ModelTable, model_table
 from .optimizer import OptimizerParts, RemoteOptimizer
-from .optimizer_values import check_momentum, check_supported, optimizer_specification
+from .optimizer_values import check_momentum, check_supported, optimizer_specification, warn_of_bursts
 from .plan import make_plan
 from .recorder import Recorder
 from .registrar_client import RegistrarClient
@@ -292,6 +292,7 @@ def _prepare_codecs(job: JobSpecification, table: ModelTable, optimizer: Optimiz
     encoders = encoders_of(job)
     check_overrides(encoders, table.entries[: table.num_parameters])
     check_momentum(optimizer, encoders)
+    warn_of_bursts(optimizer, encoders)
     for encoder in encoders.all:
         encoder.warm_up()
     warm_up(parse_codec(job.pull_codec))

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
+from pushpull.compression.parameter_encoders import parse_parameter_encoders
+from pushpull.protos.common_pb2 import OptimizerSpecification, ParameterGroup
 from pushpull.protos.errors import SettingError
-from pushpull.worker.optimizer_values import check_supported, group_numbers, optimizer_specification
+from pushpull.worker.optimizer_values import check_supported, group_numbers, optimizer_specification, warn_of_bursts
 
 
 def parameters() -> list[torch.nn.Parameter]:
@@ -67,3 +69,23 @@ def test_a_value_that_is_no_number_names_its_group() -> None:
     optimizer.param_groups[1]["lr"] = float("nan")
     with pytest.raises(SettingError, match="group 1: lr is nan"):
         group_numbers(optimizer.param_groups, optimizer.defaults)
+
+
+@pytest.mark.parametrize(
+    ("push_codec", "name", "momentum", "is_warned"),
+    [
+        ("topk:0.01+int8", "AdamW", 0.0, True),
+        ("sign", "Adam", 0.0, True),
+        ("topk:0.01+int8", "SGD", 0.9, True),
+        ("topk:0.01+int8", "SGD", 0.0, False),
+        ("int4", "AdamW", 0.0, False),
+        ("sign:stochastic", "AdamW", 0.0, False),
+        ("none+topk:0.01+int8", "AdamW", 0.0, False),
+    ],
+)
+def test_bursts_of_error_feedback_into_moments_are_warned_of(
+    push_codec: str, name: str, momentum: float, is_warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    specification = OptimizerSpecification(name=name, groups=[ParameterGroup(numbers={"momentum": momentum})])
+    warn_of_bursts(specification, parse_parameter_encoders(push_codec))
+    assert ("burst" in caplog.text) == is_warned
