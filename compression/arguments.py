@@ -1,12 +1,16 @@
 """Reading the arguments behind a family's name in a specification, e.g. `stochastic` and `512` of
 `int4:stochastic:512`."""
 
+import re
+
 from ..protos.errors import CodecError
 
 DEFAULT_BLOCK_LOG2 = 8
 SMALLEST_BLOCK_LOG2, LARGEST_BLOCK_LOG2 = 5, 15
 
 _STOCHASTIC = "stochastic"
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_MOST_DIGITS = 9
 
 
 def no_arguments(name: str, arguments: list[str]) -> None:
@@ -50,14 +54,18 @@ def rounding_and_block_spec(name: str, stochastic: bool, block_log2: int) -> str
 
 
 def number(name: str, what: str, text: str) -> float:
-    """A finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
+    """A finite decimal number in ASCII; minus zero is zero."""
+    value = float(text) if _NUMBER.fullmatch(text) else float("nan")
     if not abs(value) < float("inf"):
         raise CodecError(f"{name} takes {what}, not {text!r}")
-    return value
+    return value or 0.0
+
+
+def whole_number(name: str, what: str, text: str) -> int:
+    """A whole number of at least 0 that has at most nine digits."""
+    if not re.fullmatch(rf"[0-9]{{1,{_MOST_DIGITS}}}", text):
+        raise CodecError(f"{name} takes {what}, of at most {_MOST_DIGITS} digits, not {text!r}")
+    return int(text)
 
 
 def density(name: str, text: str) -> float:
@@ -69,5 +77,6 @@ def density(name: str, text: str) -> float:
 
 
 def decimal(value: float) -> str:
-    """The shortest text that reads back as the same number."""
-    return repr(value).removesuffix(".0")
+    """The shortest text that reads back as the same number; without a plus, which joins the parts of a
+    specification."""
+    return repr(value).replace("e+", "e").removesuffix(".0")

@@ -54,6 +54,10 @@ class Codec(ABC):
     def dense(self) -> "DenseCodec":
         """The codec for small and one-dimensional tensors: this one, or the value codec of a sparse one."""
 
+    def with_density(self, share: float) -> "Codec | None":
+        """The same codec with this share of the elements sent; None if it has no density that can be changed."""
+        return None
+
     def encode(
         self,
         values: Floats,
@@ -72,15 +76,18 @@ class Codec(ABC):
         different seeds. Raises NonFiniteError if y has a NaN or an infinity: pending is then undefined.
         """
         check_floats("values", values, values.size)
-        if out.dtype != np.uint8 or out.ndim != 1 or not out.flags.c_contiguous:
-            raise ValueError("out must be a contiguous one-dimensional uint8 array")
+        if out.dtype != np.uint8 or out.ndim != 1 or not out.flags.c_contiguous or not out.flags.writeable:
+            raise ValueError("out must be a contiguous one-dimensional uint8 array that may be written")
         if values.size > MAX_ELEMENTS:
             raise ValueError(f"{values.size} values do not fit one frame of at most {MAX_ELEMENTS}")
         if out.size < self.frame_bound(values.size):
             raise ValueError(f"out has {out.size} bytes; a frame may take {self.frame_bound(values.size)}")
         if residual is not None:
             check_floats("committed residual", residual[0], values.size)
-            check_floats("pending residual", residual[1], values.size)
+            check_floats("pending residual", residual[1], values.size, written=True)
+            # Contiguous arrays overlap where their bounds do.
+            if any(np.may_share_memory(residual[1], other) for other in (values, residual[0])):
+                raise ValueError("the pending residual must not overlap the values or the committed residual")
             residual = (frozen(residual[0]), residual[1])
         target = out if out.ctypes.data % 4 == 0 else np.empty(out.size, np.uint8)
         num_bytes = self._encode(frozen(values), target, seed_word(seed), residual, memo)
@@ -219,8 +226,8 @@ def frozen(values: Array) -> Array:
     return view
 
 
-def check_floats(what: str, values: Floats, size: int) -> None:
-    """Raise ValueError unless `values` is a contiguous, aligned float32 [size]."""
+def check_floats(what: str, values: Floats, size: int, *, written: bool = False) -> None:
+    """Raise ValueError unless `values` is a contiguous, aligned float32 [size], and may be written if it will be."""
     if values.dtype != np.float32 or values.ndim != 1 or not values.flags.c_contiguous or not values.flags.aligned:
         raise ValueError(
             f"{what} must be a contiguous one-dimensional float32 array, "
@@ -228,11 +235,13 @@ def check_floats(what: str, values: Floats, size: int) -> None:
         )
     if values.size != size:
         raise ValueError(f"{what} has {values.size} elements instead of {size}")
+    if written and not values.flags.writeable:
+        raise ValueError(f"{what} may not be written")
 
 
 def seed_word(seed: int) -> np.uint32:
     """A 64-bit seed mixed down to 32 bits."""
-    low, high = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
+    low, high = int(seed) & 0xFFFFFFFF, (int(seed) >> 32) & 0xFFFFFFFF
     return np.uint32(mix(low ^ mix(high ^ 0x9E3779B9)))
 
 

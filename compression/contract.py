@@ -13,7 +13,7 @@ class Contract:
     """
 
     unbiased: bool = False
-    """The mean of D over seeds is x."""
+    """The mean of D over seeds is x, unless D is limited to the largest finite number."""
     deterministic: bool = True
     """D does not depend on the seed."""
     relative_error: float = 0.0

@@ -76,7 +76,7 @@ class NoMemory:
         return (codec,)
 
     def alongside(self, codec: Codec) -> Memory | None:
-        return None
+        return self
 
     def encoder(self, codec: Codec) -> Encoder:
         return Memoryless(codec)

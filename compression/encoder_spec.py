@@ -12,15 +12,16 @@ from functools import lru_cache
 import numpy as np
 
 from ..protos.errors import CodecError
-from .arguments import no_arguments, number
+from .arguments import no_arguments, number, whole_number
 from .codec import Codec
 from .encoder import Encoder, Memory, NoMemory
 from .error_feedback import WithErrorFeedback, default_memory
+from .kernels import sum_of_squares
 from .momentum_correction import WithLocalMomentum, WithMomentumCorrection
 from .spec import parse_codec
 from .warm_up import one_at_a_time, warm_up
 
-_WARM_UP_ELEMENTS = 64
+_WARM_UP_ELEMENTS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,16 @@ class EncoderSpec:
     def warm_up(self) -> None:
         """Compile, or load from the disk cache, every kernel that encoding and decoding needs. Takes seconds once."""
         warm_up(self.codec)
-        values = np.ones(_WARM_UP_ELEMENTS, np.float32)
+        values = np.arange(_WARM_UP_ELEMENTS, dtype=np.float32)
+        out = np.empty(self.frame_bound(values.size), np.uint8)
         with one_at_a_time():
-            self.build().encode(0, values, np.empty(self.frame_bound(values.size), np.uint8), 0)
+            encoder = self.build()
+            # The second step has what the first left in memory.
+            for step in range(2):
+                encoder.encode(0, values, out, step)
+                encoder.commit([0])
+            encoder.residual_norm()
+            sum_of_squares(values)
 
 
 def _none(arguments: list[str]) -> Memory:
@@ -85,10 +93,8 @@ def _error_feedback(arguments: list[str]) -> Memory:
 def _momentum_correction(arguments: list[str]) -> Memory:
     if len(arguments) not in (1, 2):
         raise CodecError("dgc takes the momentum and, if wanted, the steps of warm-up, e.g. dgc:0.9:1000")
-    steps = arguments[1] if len(arguments) == 2 else "0"
-    if not (steps.isascii() and steps.isdigit()):
-        raise CodecError(f"dgc takes a whole number of steps for the warm-up, not {steps!r}")
-    return WithMomentumCorrection(_momentum("dgc", arguments[0]), int(steps))
+    momentum, steps = _momentum("dgc", arguments[0]), arguments[1] if len(arguments) == 2 else "0"
+    return WithMomentumCorrection(momentum, whole_number("dgc", "a whole number of steps for the warm-up", steps))
 
 
 def _local_momentum(arguments: list[str]) -> Memory:
@@ -142,10 +148,11 @@ def names_memory(spec: str) -> bool:
 def parse_pull_codec(spec: str) -> Codec:
     """The codec of a specification for parameters, which takes no memory: what a frame leaves out of a difference
     is in the next difference by itself."""
-    if names_memory(spec):
-        codec = spec.partition("+")[2] or "fp32"
-        raise CodecError(f"codec {spec!r}: parameters are pulled without a memory; write {codec!r}")
-    return parse_codec(spec)
+    if not names_memory(spec):
+        return parse_codec(spec)
+    memory, _, codec = spec.partition("+")
+    remedy = f"write {parse_codec(codec).spec!r}" if codec else "write a codec, e.g. 'bf16'"
+    raise CodecError(f"codec {spec!r}: {memory} is a memory, and parameters are pulled without a memory; {remedy}")
 
 
 def _family(part: str) -> MemoryFamily | None:

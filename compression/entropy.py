@@ -19,6 +19,8 @@ from .selections.indices import index_bound
 
 _LEVEL = 1
 _LENGTHS_BYTES = 8
+_MOST_BYTES = 2**32 - 1
+"""What a length can say; larger sections stay as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,10 @@ class Zstd(Codec):
     def dense(self) -> DenseCodec:
         return self.inner.dense()
 
+    def with_density(self, share: float) -> Codec | None:
+        inner = self.inner.with_density(share)
+        return None if inner is None else Zstd(inner)
+
     def _encode(self, values: Floats, out: Bytes, seed: np.uint32, residual: Residual | None, memo: Memo | None) -> int:
         num_bytes = self.inner._encode(values, out, seed, residual, memo)
         return compress_frame(out[:num_bytes], values.size)
@@ -60,6 +66,8 @@ class Zstd(Codec):
 def compress_frame(frame: Bytes, num_elements: int) -> int:
     """Compress the sections of a frame in place; returns its bytes, as many as before if that gains nothing."""
     sections = frame[HEADER_BYTES:]
+    if sections.size > _MOST_BYTES:
+        return frame.size
     compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=False, write_content_size=True)
     packed = np.frombuffer(compressor.compress(sections.data), np.uint8)
     used = HEADER_BYTES + _LENGTHS_BYTES + packed.size
@@ -85,6 +93,8 @@ def expanded(header: Header, values: DenseCodec, stored: Bytes) -> Bytes:
     most = index_bound(header.num_elements, header.num_sent) + values.section_bytes(header.num_sent)
     if num_bytes % 4 or num_bytes > most:
         raise FrameError(f"compressed frame claims {num_bytes} bytes; with its header there are at most {most}")
+    if stored.size >= num_bytes:
+        raise FrameError("compressed frame is not smaller than what it claims to hold")
     if padded(_LENGTHS_BYTES + packed_bytes) != stored.size:
         raise FrameError(f"compressed frame has {stored.size} bytes, which its lengths contradict")
     packed = stored[_LENGTHS_BYTES : _LENGTHS_BYTES + packed_bytes]

@@ -21,7 +21,7 @@ class Frame:
 
     def decode_into(self, out: Floats, scale: float = 1.0) -> None:
         """out = fl(float32(scale) * D); `out` is float32 [num_elements]."""
-        check_floats("out", out, self.num_elements)
+        check_floats("out", out, self.num_elements, written=True)
         self._body.decode_into(out, np.float32(scale))
 
     def sent_positions(self) -> Positions:
@@ -34,7 +34,7 @@ class Frame:
         `accumulator` is float32 [num_elements]. The product is rounded before it is added, so the result of a
         sequence of frames depends on their order but not on the machine.
         """
-        check_floats("accumulator", accumulator, self.num_elements)
+        check_floats("accumulator", accumulator, self.num_elements, written=True)
         self._body.add_to(accumulator, np.float32(scale))
 
 

@@ -6,7 +6,7 @@ stops the velocity of an element that was sent: Lin et al. 2018, "Deep Gradient 
 (momentum correction), 3.2 (momentum factor masking) and 3.3 (warm-up of the density).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,13 +19,12 @@ from .codec import Bytes, Codec, Floats, frozen
 from .encoder import Encoder, Memory, block_seed
 from .error_feedback import RESIDUAL, default_memory
 from .frame import parse_frame
+from .header import MAX_ELEMENTS
 from .momentum_kernels import advance_velocity, stop
-from .spec import parse_codec
 
 VELOCITY = "velocity"
 
 _WARM_UP_FACTOR = 0.25
-_LARGE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +54,7 @@ class WithMomentumCorrection:
         return (*self._warm_up_codecs(codec), codec)
 
     def alongside(self, codec: Codec) -> Memory | None:
-        if not self.momentum:
-            return None
-        if is_sparse(codec) and codec.contract.admits_error_feedback:
-            steps = self.num_warm_up_steps if _density(codec) is not None else 0
-            return WithMomentumCorrection(self.momentum, steps)
-        return WithLocalMomentum(self.momentum)
+        return _with_momentum(self.momentum, self.num_warm_up_steps, codec)
 
     def encoder(self, codec: Codec) -> Encoder:
         return MomentumCorrection(self, codec)
@@ -68,23 +62,18 @@ class WithMomentumCorrection:
     def _warm_up_codecs(self, codec: Codec) -> list[Codec]:
         if not self.num_warm_up_steps:
             return []
-        density = _density(codec)
-        if density is None:
+        if not _has_density(codec):
             raise CodecError(
-                f"dgc with warm-up lowers the density of topk; {codec.spec} has none, so leave out the number of "
-                f"steps: dgc:{decimal(self.momentum)}+{codec.spec}"
+                f"dgc with warm-up lowers the density of topk or unscaled randk; {codec.spec} has none, so leave out "
+                f"the number of steps: {WithMomentumCorrection(self.momentum).spec}+{codec.spec}"
             )
-        codecs, share = [], _WARM_UP_FACTOR
-        _, _, values = codec.spec.partition("+")
-        while share > density:
-            codecs.append(parse_codec(f"topk:{decimal(share)}+{values}"))
-            share *= _WARM_UP_FACTOR
-        return codecs
+        return list(_denser(codec))
 
 
 @dataclass(frozen=True, slots=True)
 class WithLocalMomentum:
-    """For all other codecs, so that every parameter of a job with momentum correction has the same momentum."""
+    """For codecs that send every element, so that all parameters of a job with momentum correction have the same
+    momentum. Around others what was sent would go on moving and be sent again: they need momentum correction."""
 
     momentum: float
 
@@ -93,10 +82,16 @@ class WithLocalMomentum:
         return f"momentum:{decimal(self.momentum)}"
 
     def codecs(self, codec: Codec) -> tuple[Codec, ...]:
+        if is_sparse(codec):
+            other = codec.spec if codec.contract.admits_error_feedback else "topk:0.01+fp16"
+            raise CodecError(
+                f"momentum is for codecs that send every element, and {codec.spec} leaves some out: "
+                f"write {WithMomentumCorrection(self.momentum).spec}+{other}"
+            )
         return (codec,)
 
     def alongside(self, codec: Codec) -> Memory | None:
-        return WithLocalMomentum(self.momentum)
+        return _with_momentum(self.momentum, 0, codec)
 
     def encoder(self, codec: Codec) -> Encoder:
         return LocalMomentum(self.momentum, default_memory(codec).encoder(codec))
@@ -188,12 +183,28 @@ class LocalMomentum:
 
 
 def is_sparse(codec: Codec) -> bool:
-    """Whether frames may leave elements out."""
-    fewest, _ = codec.contract.band(_LARGE)
-    return fewest < _LARGE
+    """Whether frames may leave elements out, of the largest block at least."""
+    fewest, _ = codec.contract.band(MAX_ELEMENTS)
+    return fewest < MAX_ELEMENTS
 
 
-def _density(codec: Codec) -> float | None:
-    """The share of elements of a codec whose density warm-up can change."""
-    name, _, density = codec.spec.partition("+")[0].partition(":")
-    return float(density) if name == "topk" else None
+def _with_momentum(momentum: float, num_warm_up_steps: int, codec: Codec) -> Memory | None:
+    """The memory that gives a codec this momentum; None, for what it has by default, if that is 0."""
+    if not momentum:
+        return None
+    if not is_sparse(codec):
+        return WithLocalMomentum(momentum)
+    return WithMomentumCorrection(momentum, num_warm_up_steps if _has_density(codec) else 0)
+
+
+def _has_density(codec: Codec) -> bool:
+    return codec.with_density(_WARM_UP_FACTOR) is not None
+
+
+def _denser(codec: Codec) -> Iterator[Codec]:
+    """The codecs of the warm-up, which send more than `codec`, the densest first."""
+    _, target = codec.contract.band(MAX_ELEMENTS)
+    share = _WARM_UP_FACTOR
+    while (denser := codec.with_density(share)) and denser.contract.band(MAX_ELEMENTS)[1] > target:
+        yield denser
+        share *= _WARM_UP_FACTOR

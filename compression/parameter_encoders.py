@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from ..protos.errors import CodecError
+from .arguments import decimal
 from .encoder_spec import EncoderSpec, names_memory, parse_encoder
 
 SMALL_TENSOR_ELEMENTS = 1024
@@ -43,7 +44,7 @@ class ParameterEncoders:
 
 def parse_parameter_encoders(push_codec: str, overrides: Iterable[tuple[str, str]] = ()) -> ParameterEncoders:
     """From the job's push codec and its overrides (pattern, specification). An override without a memory has the
-    momentum of the push codec, if that has one.
+    momentum of the push codec, if that has one; with a memory of another momentum it is refused.
 
     Raises CodecError that names the setting and the pattern.
     """
@@ -62,6 +63,23 @@ def is_small(shape: Sequence[int]) -> bool:
 def _override(main: EncoderSpec, pattern: str, spec: str) -> EncoderSpec:
     try:
         encoder = parse_encoder(spec)
+        if names_memory(spec):
+            _check_same_momentum(main, encoder)
+            return encoder
+        encoder = main.alongside(encoder.codec)
+        encoder.memory.codecs(encoder.codec)
     except CodecError as error:
         raise CodecError(f"`push_overrides.{pattern}`: {error}") from None
-    return encoder if names_memory(spec) else main.alongside(encoder.codec)
+    return encoder
+
+
+def _check_same_momentum(main: EncoderSpec, override: EncoderSpec) -> None:
+    """Raise CodecError if the workers would give some parameters another momentum than others: the optimizer, which
+    is one for all, could not make up for it."""
+    momentum, other = main.memory.momentum, override.memory.momentum
+    if momentum != other:
+        raise CodecError(
+            f"{override.spec} has momentum {decimal(other)} on the workers and the push codec {main.spec} has "
+            f"{decimal(momentum)}, but all parameters train with the same: leave out the memory, {override.codec.spec!r}, "
+            f"for that of the push codec, or give the push codec momentum {decimal(other)}"
+        )

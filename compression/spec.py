@@ -5,6 +5,7 @@ have arguments behind colons. Adding a codec is a new file and a row here (docs/
 """
 
 import difflib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -92,6 +93,9 @@ REFERENCE_POSITIONS = {
 WHOLE_VALUE_CODECS = ("fp32", "fp16", "bf16")
 """Pull codecs whose frames are values; with every other, frames are differences to the version before."""
 
+_JOINT = re.compile(r"(?<![0-9.][eE])\+|\+(?![0-9])")
+"""Between two parts: not the plus in the exponent of a number, as in `threshold:1e+20+fp16`."""
+
 
 @lru_cache(maxsize=256)
 def parse_codec(spec: str) -> Codec:
@@ -108,7 +112,7 @@ def example_specs() -> list[str]:
 
 
 def _parse(spec: str) -> Codec:
-    families = [(_family(part.split(":")[0]), part.split(":")[1:]) for part in spec.split("+")]
+    families = [(_family(part), part.split(":")[1:]) for part in _JOINT.split(spec)]
     match families:
         case [(ValueFamily() as values, arguments), *stages]:
             codec: Codec = values.build(arguments)
@@ -120,13 +124,22 @@ def _parse(spec: str) -> Codec:
             raise CodecError("expected a value format (fp16), or a selection and a value format (topk:0.01+fp16)")
     for stage, arguments in stages:
         if not isinstance(stage, StageFamily):
-            raise CodecError(f"{stage.name} stands behind the values; {codec.spec!r} was complete")
+            raise CodecError(_misplaced(stage, codec))
         codec = stage.build(arguments, codec)
     return codec
 
 
-def _family(name: str) -> Family:
+def _misplaced(family: ValueFamily | SelectionFamily, codec: Codec) -> str:
+    if isinstance(family, ValueFamily):
+        return f"{codec.spec!r} is complete, one value format is enough: leave out {family.name}"
+    return f"{family.name} stands first and once, in front of the values, e.g. {family.examples[0]!r}"
+
+
+def _family(part: str) -> Family:
     names = [family.name for family in FAMILIES]
+    if not part:
+        raise CodecError(f"a part is empty; known are {', '.join(names)}")
+    name = part.split(":")[0]
     if name in names:
         return FAMILIES[names.index(name)]
     near = difflib.get_close_matches(name.strip().lower(), names, n=1, cutoff=0.5)

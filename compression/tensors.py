@@ -40,9 +40,10 @@ def compress(
         ValueError: the tensor is sparse or not of a floating-point type, or the residual does not fit it.
     """
     codec = parse_codec(codec) if isinstance(codec, str) else codec
-    if not tensor.is_floating_point() or tensor.layout != torch.strided:
+    if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
         raise ValueError(
-            f"compress takes dense tensors of a floating-point type, not {tensor.dtype} with layout {tensor.layout}"
+            f"compress takes dense tensors of a floating-point type, not {tensor.dtype} with layout {tensor.layout} "
+            f"on {tensor.device}"
         )
     values = tensor.detach().to(torch.float32).reshape(-1).contiguous()
     flat = (
@@ -76,6 +77,8 @@ def decompress(
     sizes = (shape,) if isinstance(shape, int) else tuple(shape)
     if not dtype.is_floating_point:
         raise ValueError(f"decompress gives floating-point tensors, not {dtype}")
+    if min(sizes, default=0) < 0:
+        raise ValueError(f"a shape has no negative sizes: {list(sizes)}")
     out = torch.empty(math.prod(sizes), device=device)
     if out.device.type == "cpu":
         parse_frame(_bytes(frame), out.numel()).decode_into(out.numpy())

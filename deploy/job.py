@@ -17,6 +17,8 @@ from ..ps_server.config import JobSettings
 
 OVERRIDES = "push_overrides"
 _OVERRIDE_PREFIX = f"{OVERRIDES}."
+_REMOVED = object()
+"""The value of an override that `--set push_overrides.PATTERN=null` takes out."""
 
 
 class Job(BaseModel):
@@ -124,9 +126,7 @@ def load_job(path: Path | None, assignments: Sequence[str], defaults: Mapping[st
     assigned = _expanded(_read_assignments(assignments))
     # What is assigned comes first: of overrides that match the same parameter the first wins.
     entries = assigned | {key: entry for key, entry in entries.items() if key not in assigned}
-    overrides = {
-        key.removeprefix(_OVERRIDE_PREFIX): entries.pop(key) for key in [*entries] if key.startswith(_OVERRIDE_PREFIX)
-    }
+    overrides = _taken_overrides(entries)
     for key, entry in entries.items():
         if key not in Job.model_fields:
             raise UnknownKeyError(_unknown_key(key, entry.where))
@@ -162,14 +162,17 @@ def _read_assignments(assignments: Sequence[str]) -> dict[str, _Entry]:
         key = key.strip()
         if not equals or not key:
             raise SettingError(f"--set {assignment}: write it as --set key=value, for example --set mode=async.")
-        value = None if text.strip() == "null" and _may_be_null(key) else text.strip()
-        entries[key] = _Entry(value, f"--set {assignment}")
+        entries[key] = _Entry(_assigned(key, text.strip()), f"--set {assignment}")
     return entries
 
 
-def _may_be_null(key: str) -> bool:
+def _assigned(key: str, text: str) -> Any:
+    if text != "null":
+        return text
+    if key.startswith(_OVERRIDE_PREFIX):
+        return _REMOVED
     field = Job.model_fields.get(key)
-    return field is not None and types.NoneType in get_args(field.annotation)
+    return None if field is not None and types.NoneType in get_args(field.annotation) else text
 
 
 def _expanded(entries: dict[str, _Entry]) -> dict[str, _Entry]:
@@ -178,21 +181,31 @@ def _expanded(entries: dict[str, _Entry]) -> dict[str, _Entry]:
 
 
 def _expanded_overrides(entries: dict[str, _Entry]) -> dict[str, _Entry]:
-    """Replaces `push_overrides: {pattern: codec}` by keys `push_overrides.pattern`."""
+    """Replaces `push_overrides: {pattern: codec}` by keys `push_overrides.pattern`; nothing behind it is none."""
     whole = entries.get(OVERRIDES)
     if whole is None:
         return entries
-    if not isinstance(whole.value, dict):
+    patterns = {} if whole.value is None else whole.value
+    if not isinstance(patterns, dict):
         raise SettingError(
             f"{whole.where}: `{OVERRIDES}` is {whole.value!r}; write a line `pattern: codec` below it for each pattern of "
             f"parameter names, or --set {_OVERRIDE_PREFIX}PATTERN=codec."
         )
-    spread = {f"{_OVERRIDE_PREFIX}{pattern}": codec for pattern, codec in whole.value.items()}
-    for key, codec in spread.items():
-        if not isinstance(codec, str):
-            raise SettingError(f"{whole.where}: `{key}` is {codec!r}; it should be a codec, for example fp16.")
     others = {key: entry for key, entry in entries.items() if key != OVERRIDES}
-    return others | {key: _Entry(codec, whole.where) for key, codec in spread.items()}
+    return others | {f"{_OVERRIDE_PREFIX}{key}": _Entry(codec, whole.where) for key, codec in patterns.items()}
+
+
+def _taken_overrides(entries: dict[str, _Entry]) -> dict[str, _Entry]:
+    """Takes keys `push_overrides.pattern` out of the entries: codecs by pattern."""
+    overrides = {}
+    for key in [key for key in entries if key.startswith(_OVERRIDE_PREFIX)]:
+        entry = entries.pop(key)
+        if entry.value is _REMOVED:
+            continue
+        if not isinstance(entry.value, str):
+            raise SettingError(f"{entry.where}: `{key}` is {entry.value!r}; it should be a codec, for example fp16.")
+        overrides[key.removeprefix(_OVERRIDE_PREFIX)] = entry
+    return overrides
 
 
 def _expanded_mode(entries: dict[str, _Entry]) -> dict[str, _Entry]:

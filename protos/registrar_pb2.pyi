@@ -30,16 +30,18 @@ class JoinRequest(_message.Message):
     def __init__(self, worker_id: _Optional[int] = ..., role: _Optional[_Union[Role, str]] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...
 
 class JoinResponse(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "job", "num_workers")
+    __slots__ = ("worker_id", "incarnation", "job", "num_workers", "life")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
     NUM_WORKERS_FIELD_NUMBER: _ClassVar[int]
+    LIFE_FIELD_NUMBER: _ClassVar[int]
     worker_id: int
     incarnation: int
     job: _common_pb2.JobSpecification
     num_workers: int
-    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., job: _Optional[_Union[_common_pb2.JobSpecification, _Mapping]] = ..., num_workers: _Optional[int] = ...) -> None: ...
+    life: int
+    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., job: _Optional[_Union[_common_pb2.JobSpecification, _Mapping]] = ..., num_workers: _Optional[int] = ..., life: _Optional[int] = ...) -> None: ...
 
 class EnrolRequest(_message.Message):
     __slots__ = ("worker_id", "incarnation", "plan", "optimizer")

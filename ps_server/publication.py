@@ -69,7 +69,11 @@ class _Delta:
 
 
 class DeltaPublisher:
-    """Publishes differences to a shared shadow of the values; all who follow hold the shadow's bits."""
+    """Publishes differences to a shared shadow of the values; all who follow hold the shadow's bits.
+
+    Values that are not finite, or so far from the shadow that the difference is not, end the job: `publish` raises with a
+    part of the shadows moved on and no message that would bring anybody there.
+    """
 
     def __init__(self, codec: Codec, store: BlockStore) -> None:
         self._codec = codec

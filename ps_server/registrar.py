@@ -111,7 +111,9 @@ class Registrar:
             self.failures += 1
         worker = self._roster.add(now, worker_id, request)
         self._publish_view()
-        return JoinResponse(worker_id=worker_id, incarnation=worker.incarnation, num_workers=self.num_workers)
+        return JoinResponse(
+            worker_id=worker_id, incarnation=worker.incarnation, num_workers=self.num_workers, life=worker.life
+        )
 
     def enrol(self, now: float, request: EnrolRequest) -> EnrolResponse:
         """Checks plan and optimizer and says who initialises."""

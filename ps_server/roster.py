@@ -20,6 +20,8 @@ class Worker:
     observer: bool
     host: str
     pid: int
+    life: int = 0
+    """Incarnations of this id before this one."""
     state: str = "joined"
     """joined, enrolled, active, paused; then left, failed, expired or replaced."""
     first_round: int = 0
@@ -74,6 +76,7 @@ class Roster:
             last_progress=now,
         )
         if previous is not None:
+            worker.life = previous.life + 1
             worker.clock = previous.clock
             self._split_of_replaced += self._split(previous)
         self._workers[worker_id] = worker

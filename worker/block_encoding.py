@@ -62,7 +62,8 @@ class HostEncoding:
 
 class DeviceEncoding:
     """Where the gradient lies, so that only frames leave the device. Blocks whose memory has no form for devices
-    (`dgc`, `momentum`) are copied. Never run on a GPU; on the CPU its frames have the bits of the others."""
+    (`dgc`, `momentum`) are copied. Never run on a GPU; on the CPU its frames have the bits of the others, but for
+    learned codebooks and compressed frames, which decode equally well."""
 
     def __init__(self, encoder: GradientEncoder) -> None:
         self._encoder = encoder

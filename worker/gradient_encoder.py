@@ -101,7 +101,11 @@ def check_overrides(encoders: ParameterEncoders, parameters: Iterable[TableEntry
         )
 
 
-def step_seed(job_seed: int, worker_id: int, step: int) -> int:
-    """64-bit seed of stochastic rounding; the encoder mixes in the block."""
-    text = f"{job_seed}/{worker_id}/{step}".encode()
+def step_seed(job_seed: int, life: tuple[int, int], step: int) -> int:
+    """64-bit seed of what one step draws; the encoder mixes in the block.
+
+    `life` is the worker's id and how many lives that id had before: steps are counted anew in each, and must not draw
+    the same again. Unlike incarnations, which depend on who joined first, it is the same in two runs.
+    """
+    text = f"{job_seed}/{life[0]}/{life[1]}/{step}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")

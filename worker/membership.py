@@ -32,6 +32,11 @@ class Membership:
         return self.registrar.incarnation
 
     @property
+    def life(self) -> int:
+        """Incarnations of this worker's id before this one."""
+        return self.registrar.life
+
+    @property
     def num_workers(self) -> int:
         """Trainers in the job as far as this worker knows."""
         return self._heartbeat.num_workers

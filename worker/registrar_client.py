@@ -58,6 +58,8 @@ class RegistrarClient:
         """What to raise when patience is too short, for messages."""
         self.worker_id = -1
         self.incarnation = 0
+        self.life = 0
+        """Incarnations of this worker's id before this one, in any process."""
         self._channel = open_channel(address)
         self._stub = RegistrarStub(self._channel)
         self._closing = threading.Event()
@@ -66,7 +68,7 @@ class RegistrarClient:
         """Takes the id, or any free one if it is negative; this client then speaks for the new incarnation."""
         request = JoinRequest(worker_id=worker_id, role=Role.ROLE_TRAINER, host=socket.gethostname(), pid=os.getpid())
         response: JoinResponse = self._call(self._stub.Join, request)
-        self.worker_id, self.incarnation = response.worker_id, response.incarnation
+        self.worker_id, self.incarnation, self.life = response.worker_id, response.incarnation, response.life
         return response
 
     def follow(self, job: JobSpecification) -> None:

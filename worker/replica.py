@@ -285,7 +285,8 @@ class Replica:
     def _open_step(self) -> None:
         step = self._step + 1
         self._shards.begin({shard: OpenStep(step) for shard in range(self.plan.num_shards)})
-        self._stager.open(step, step_seed(self._job.seed, self._membership.worker_id, step))
+        life = self._membership.worker_id, self._membership.life
+        self._stager.open(step, step_seed(self._job.seed, life, step))
 
     def _take_step(self, request: StepRequest) -> StepKind:
         started = time.perf_counter()

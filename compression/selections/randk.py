@@ -1,6 +1,6 @@
 """Rand-k: elements drawn by a seed, which the frame carries instead of their positions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -78,6 +78,9 @@ class RandK(SparseCodec):
             absolute_error=inner.absolute_error,
             density=self.density,
         )
+
+    def with_density(self, share: float) -> Codec | None:
+        return replace(self, density=share) if self.unscaled else None
 
     def frame_bound(self, num_elements: int) -> int:
         return HEADER_BYTES + self.values.section_bytes(share_of(self.density, num_elements))

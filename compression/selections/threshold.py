@@ -72,7 +72,9 @@ def build(arguments: list[str], values: DenseCodec) -> Codec:
     if len(arguments) != 1:
         raise CodecError("threshold takes one argument, the smallest magnitude to send, e.g. threshold:0.001+fp16")
     threshold = number("threshold", "the smallest magnitude to send", arguments[0])
-    if not 0.0 < float(np.float32(threshold)) < float("inf"):
+    with np.errstate(over="ignore"):
+        rounded = np.float32(threshold)
+    if not 0.0 < rounded < np.inf:
         raise CodecError(f"threshold sends magnitudes from a number above 0 that float32 can hold, not {arguments[0]}")
     check_contracting("threshold", values)
     return Threshold(threshold, values)

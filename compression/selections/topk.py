@@ -1,7 +1,7 @@
 """Top-k: the elements of largest magnitude."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ _EXACT_BELOW = 4096
 _SAMPLE_SHARE = 64
 _LARGEST_SAMPLE = 16384
 _SLACK = 1024
-_MEMO_MARGIN = np.int32(1 << 19)
-"""Off the last step's threshold, as a bit pattern: a sixteenth of an octave, so about 5 % of its value."""
+_MARGIN = np.int32(1 << 19)
+"""Off the threshold that is expected, as a bit pattern: a sixteenth of an octave, so about 5 % of its value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +69,9 @@ class TopK(SparseCodec):
             density=self.density,
         )
 
+    def with_density(self, share: float) -> Codec | None:
+        return replace(self, density=share)
+
     def select(self, values: Floats, seed: np.uint32, memo: Memo | None) -> Positions:
         count = share_of(self.density, values.size)
         return _largest(values, _candidates(values, count), count, memo)
@@ -78,7 +81,7 @@ class TopK(SparseCodec):
         room = _room(values.size, count)
         if memo is None or TopK not in memo or room is None:
             return SparseCodec.add_and_select(self, values, residual, seed, memo)
-        threshold = max(memo[TopK] - _MEMO_MARGIN, np.int32(1))
+        threshold = max(_expected(*memo[TopK]), np.int32(1))
         found = int(kernels.add_collect(values, *residual, threshold, room))
         if found == NOT_FINITE:
             raise non_finite(values, residual)
@@ -102,9 +105,10 @@ def check_contracting(name: str, values: DenseCodec) -> None:
     """Raise CodecError if the values are so coarse that sending them may be worse than sending nothing."""
     error = values.contract.squared_error
     if error >= 1.0:
+        nearest = "" if values.contract.deterministic else "its nearest rounding, or "
         raise CodecError(
             f"{name} needs values whose squared error is below 1, or error feedback would grow without bound; that of "
-            f"{values.spec} is {error:.3g}: use its nearest rounding, or smaller blocks"
+            f"{values.spec} is {error:.3g}: use {nearest}another value format, e.g. int8"
         )
 
 
@@ -118,8 +122,17 @@ def _largest(values: Floats, candidates: Positions, count: int, memo: Memo | Non
         threshold = np.partition(magnitudes, rank)[rank]
         kernels.choose(candidates, magnitudes, threshold, chosen)
         if memo is not None:
-            memo[TopK] = threshold
+            memo[TopK] = threshold, memo.get(TopK, (threshold,))[0]
     return chosen
+
+
+def _expected(last: np.int32, before: np.int32) -> np.int32:
+    """A threshold that the next step's is likely to reach, from those of the last two steps, as bit patterns.
+
+    While error feedback starts, what waits grows with the square root of the steps: in octaves, at most half as much
+    again as from one step to the last.
+    """
+    return np.int32(last + (last - before) // 2 - _MARGIN)
 
 
 def _sampling(num_elements: int, count: int) -> tuple[int, int]:

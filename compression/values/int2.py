@@ -62,27 +62,34 @@ class Ternary(Integers):
 
 
 @kernel
+def _share(magnitude: np.float32, bound: np.float32, part: np.float32) -> np.float32:
+    return _F(magnitude * part) if magnitude >= bound else _F(0)
+
+
+@kernel
 def _mean_of_kept(
     values: Floats, start: np.uint64, size: np.uint64, largest: np.float32, scratch: Floats, block: np.uint64
 ) -> np.float32:
     """Mean magnitude of the elements that are kept. Dividing by the block first keeps the sum finite."""
     bound, part = _F(largest * _F(0.25)), _F(_F(1) / _F(block))
-    num_kept, half = _I(0), block >> _L(1)
+    num_kept, quarter = _I(0), block >> _L(2)
     if size == block:
-        # The first step of folding, at once.
-        for i in range(half):
-            low, high = _F(np.abs(values[start + i])), _F(np.abs(values[start + half + i]))
-            keep_low, keep_high = low >= bound, high >= bound
-            num_kept += _I(_I(keep_low) + _I(keep_high))
-            scratch[i] = _F(low * part if keep_low else _F(0)) + _F(high * part if keep_high else _F(0))
-        return _mean(fold(scratch, half), num_kept, block)
+        # The first two steps of folding, at once.
+        for i in range(quarter):
+            place = start + i
+            a, b = _F(np.abs(values[place])), _F(np.abs(values[place + quarter]))
+            c, d = _F(np.abs(values[place + _L(2) * quarter])), _F(np.abs(values[place + _L(3) * quarter]))
+            num_kept += _I(_I(_I(a >= bound) + _I(b >= bound)) + _I(_I(c >= bound) + _I(d >= bound)))
+            even = _F(_share(a, bound, part) + _share(c, bound, part))
+            scratch[i] = even + _F(_share(b, bound, part) + _share(d, bound, part))
+        return _mean(fold(scratch, quarter), num_kept, block)
     for i in range(block):
         scratch[i] = _F(0)
     for i in range(size):
         magnitude = _F(np.abs(values[start + i]))
         is_kept = magnitude >= bound
         num_kept += _I(is_kept)
-        scratch[i] = magnitude * part if is_kept else _F(0)
+        scratch[i] = _share(magnitude, bound, part)
     return _mean(fold(scratch, block), num_kept, block)
 
 
@@ -101,6 +108,26 @@ def _code(value: np.float32, bound: np.float32) -> np.int32:
 def _bound(largest: np.float32, scale: np.float32) -> np.float32:
     """The smallest magnitude that is kept; none of a block whose scale is zero."""
     return _F(largest * _F(0.25)) if scale > _F(0) else _F(np.inf)
+
+
+@kernel
+def _round_whole_block(
+    total: Floats, start: np.uint64, num_bytes: np.uint64, packed: Codes, bound: np.float32, scale: np.float32
+) -> None:
+    """Codes, what they leave out, and packing, in one pass over the four planes."""
+    first = start >> _L(2)
+    for j in range(num_bytes):
+        a = start + j
+        b, c, d = a + num_bytes, a + num_bytes * _L(2), a + num_bytes * _L(3)
+        code_a, code_b = _code(total[a], bound), _code(total[b], bound)
+        code_c, code_d = _code(total[c], bound), _code(total[d], bound)
+        total[a] -= _F(code_a) * scale
+        total[b] -= _F(code_b) * scale
+        total[c] -= _F(code_c) * scale
+        total[d] -= _F(code_d) * scale
+        low = _I(_I(code_a & 3) | _I(_I(code_b & 3) << 2))
+        high = _I(_I(_I(code_c & 3) << 4) | _I(_I(code_d & 3) << 6))
+        packed[first + j] = np.int8(_I(low | high))
 
 
 @kernel
@@ -125,26 +152,54 @@ def _encode(values: Floats, packed: Codes, scales: Floats, block: int) -> bool:
 def _encode_residual(
     values: Floats, committed: Floats, pending: Floats, packed: Codes, scales: Floats, block: int
 ) -> bool:
-    scratch, codes = np.empty(block, np.float32), np.empty(block, np.int8)
-    for index in range(scales.size):
-        start = _L(index) * _L(block)
-        size = size_of_block(start, _L(block), values.size)
-        bits = _I(0)
-        for i in range(size):
-            value = values[start + i] + committed[start + i]
-            bits = max(bits, _I(bits_of(value) & MAGNITUDE))
-            pending[start + i] = value
-        if bits >= INFINITY:
+    scratch, whole = np.empty(block, np.float32), values.size // block
+    for index in range(whole):
+        start, size = _L(index) * _L(block), _L(block)
+        largest = _add_largest(values, committed, pending, start, size)
+        if largest < _F(0):
             return False
-        largest = np.float32(float_of(bits))
-        scale = _mean_of_kept(pending, start, size, largest, scratch, _L(block))
+        scale = _mean_of_kept(pending, start, size, largest, scratch, size)
         scales[index] = scale
-        bound = _bound(largest, scale)
-        for i in range(size):
-            code = _code(pending[start + i], bound)
-            codes[i] = np.int8(code)
-            pending[start + i] -= _F(code) * scale
-        pack(codes, size, packed, start, _BITS)
+        _round_whole_block(pending, start, size >> _L(2), packed, _bound(largest, scale), scale)
+    if whole < scales.size:
+        return _encode_tail(values, committed, pending, packed, scales, _L(whole) * _L(block), scratch)
+    return True
+
+
+@kernel
+def _add_largest(values: Floats, committed: Floats, total: Floats, start: np.uint64, size: np.uint64) -> np.float32:
+    """total = values + committed in a block, and the largest magnitude; negative if a sum is not finite."""
+    bits = _I(0)
+    for i in range(size):
+        value = values[start + i] + committed[start + i]
+        bits = max(bits, _I(bits_of(value) & MAGNITUDE))
+        total[start + i] = value
+    return np.float32(float_of(bits)) if bits < INFINITY else _F(-1)
+
+
+@kernel
+def _encode_tail(
+    values: Floats,
+    committed: Floats,
+    pending: Floats,
+    packed: Codes,
+    scales: Floats,
+    start: np.uint64,
+    scratch: Floats,
+) -> bool:
+    """The last block, which is not whole."""
+    block, size = _L(scratch.size), _L(values.size) - start
+    largest = _add_largest(values, committed, pending, start, size)
+    if largest < _F(0):
+        return False
+    scale = _mean_of_kept(pending, start, size, largest, scratch, block)
+    scales[scales.size - 1] = scale
+    bound, codes = _bound(largest, scale), np.empty(scratch.size, np.int8)
+    for i in range(size):
+        code = _code(pending[start + i], bound)
+        codes[i] = np.int8(code)
+        pending[start + i] -= _F(code) * scale
+    pack(codes, size, packed, start, _BITS)
     return True
 
 

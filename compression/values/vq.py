@@ -188,7 +188,7 @@ def _nearest(vectors: torch.Tensor, book: torch.Tensor) -> torch.Tensor:
 
 
 def build(arguments: list[str]) -> DenseCodec:
-    match = re.fullmatch(r"(\d{1,3})x(\d{1,3})", ":".join(arguments))
+    match = re.fullmatch(r"([1-9][0-9]{0,2})x([1-9][0-9]{0,2})", ":".join(arguments))
     sizes = [int(part) for part in match.groups()] if match else [0, 0]
     if sizes[0] not in _DIMS or sizes[1] not in _CODEWORDS:
         raise CodecError(

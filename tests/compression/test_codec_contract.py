@@ -99,7 +99,7 @@ class TestFrames:
     @quick
     @given(values=vectors(), seed=st.integers(0, 2**32))
     def test_the_same_arguments_give_the_same_bytes(self, codec, encoded, values, seed):
-        assert encoded(codec, values, seed) == encoded(codec, values.copy(), seed)
+        assert encoded(codec, values, seed) == encoded(codec, values.copy(), np.uint64(seed))
         if codec.contract.deterministic:
             assert encoded(codec, values, seed + 1) == encoded(codec, values, seed)
 
@@ -338,6 +338,14 @@ class TestRefusals:
     def test_arrays_that_do_not_fit_are_refused(self, codec, values):
         with pytest.raises(ValueError, match="contiguous one-dimensional float32"):
             codec.encode(values, np.empty(1000, np.uint8))
+
+    def test_a_residual_that_overlaps_is_refused(self, codec, encoded):
+        values, other = np.ones(300, np.float32), np.full(300, 0.5, np.float32)
+        for residual in ((other, other), (other, values), (values, values)):
+            with pytest.raises(ValueError, match="must not overlap"):
+                encoded(codec, values, residual=residual)
+        assert (other == 0.5).all()
+        assert (values == 1).all()
 
     def test_a_buffer_that_is_too_small_is_refused(self, codec):
         values = np.ones(300, np.float32)

@@ -55,6 +55,12 @@ class TestSpecification:
             ("none+int8", "none+int8"),
             ("dgc:.90:0+topk:0.01+int8", "dgc:0.9+topk:0.01+int8"),
             ("dgc:0:100+topk:0.01+int8", "dgc:0:100+topk:0.01+int8"),
+            ("dgc:0.9:007+topk:0.01+int8", "dgc:0.9:7+topk:0.01+int8"),
+            ("dgc:-0.0+topk:0.01+int8", "dgc:0+topk:0.01+int8"),
+            ("momentum:-0+int8", "momentum:0+int8"),
+            ("dgc:0.9+topk:0.999999+fp16", "dgc:0.9+topk:0.999999+fp16"),
+            ("dgc:0.9+threshold:1e+20+fp16", "dgc:0.9+threshold:1e20+fp16"),
+            ("dgc:0.9:9+randk:0.01:unscaled+fp16", "dgc:0.9:9+randk:0.01:unscaled+fp16"),
         ],
     )
     def test_is_read_in_other_spellings(self, written: str, canonical: str) -> None:
@@ -73,7 +79,15 @@ class TestSpecification:
             ("dgc:0.9:1:2+topk:0.01+fp16", "takes the momentum"),
             ("dgc:1+topk:0.01+fp16", "less than 1, not 1"),
             ("dgc:nan+topk:0.01+fp16", "takes the momentum, not 'nan'"),
-            ("dgc:0.9:-1+topk:0.01+fp16", "whole number of steps for the warm-up, not '-1'"),
+            ("dgc:0.9:-1+topk:0.01+fp16", "steps for the warm-up, of at most 9 digits, not '-1'"),
+            ("dgc:0.9:1e3+topk:0.01+fp16", "whole number of steps for the warm-up, of at most 9 digits, not '1e3'"),
+            ("dgc:0.9:\u0663+topk:0.01+fp16", "whole number of steps for the warm-up"),
+            (f"dgc:0.9:{'9' * 5000}+topk:0.01+fp16", "whole number of steps for the warm-up, of at most 9 digits"),
+            ("dgc:0_9+topk:0.01+fp16", "takes the momentum, not '0_9'"),
+            ("momentum:0.9+topk:0.1+fp16", r"topk:0.1\+fp16 leaves some out: write dgc:0.9\+topk:0.1\+fp16"),
+            ("momentum:0.9+threshold:2+fp16+zstd", r"write dgc:0.9\+threshold:2\+fp16\+zstd"),
+            ("momentum:0.9+randk:0.1:unscaled+fp16", r"write dgc:0.9\+randk:0.1:unscaled\+fp16"),
+            ("momentum:0.9+randk:0.1+fp32", r"randk:0.1\+fp32 leaves some out: write dgc:0.9\+topk:0.01\+fp16"),
             ("momentum+int8", "takes one argument"),
             ("ef:1+int8", "ef takes no argument"),
             ("none:1+int8", "none takes no argument"),
@@ -82,7 +96,8 @@ class TestSpecification:
             ("dcg:0.9+topk:0.01+fp16", "'dcg'; did you mean 'dgc'"),
             ("dgc:0.9+topk:0.01+int7", "'int7'; did you mean 'int8'"),
             ("topk:0.01+ef", "unknown part 'ef'"),
-            ("", "unknown part ''"),
+            ("", "a part is empty"),
+            ("dgc:0.9+", "dgc needs a codec behind it"),
         ],
     )
     def test_that_cannot_work_is_refused_with_the_reason(self, spec: str, reason: str) -> None:
@@ -92,8 +107,14 @@ class TestSpecification:
     @pytest.mark.parametrize("memory", ["ef", "none", "dgc:0.9", "momentum:0.9"])
     def test_of_a_pull_codec_has_no_memory(self, memory: str) -> None:
         assert parse_pull_codec("topk:0.01+int8") == parse_codec("topk:0.01+int8")
-        with pytest.raises(CodecError, match=r"pulled without a memory; write 'topk:0\.01\+int8'"):
+        with pytest.raises(CodecError) as refused:
             parse_pull_codec(f"{memory}+topk:0.01+int8")
+        remedy = "parameters are pulled without a memory; write 'topk:0.01+int8'"
+        assert str(refused.value) == f"codec '{memory}+topk:0.01+int8': {memory} is a memory, and {remedy}"
+        with pytest.raises(CodecError, match=r"is a memory, .* write a codec, e\.g\. 'bf16'"):
+            parse_pull_codec(memory)
+        with pytest.raises(CodecError, match="codec 'int7': unknown part 'int7'"):
+            parse_pull_codec(f"{memory}+int7")
 
 
 class TestFrameBound:
@@ -136,18 +157,52 @@ class TestParameters:
         assert encoders.of(names, shape).spec == spec
         assert encoders.of(names, shape) in encoders.all
 
-    def test_all_have_the_momentum_of_the_push_codec_unless_an_override_says_otherwise(self) -> None:
-        overrides = [("a", "fp32"), ("b", "topk:0.1+int8"), ("c", "threshold:2+fp16"), ("d", "none+fp32")]
+    def test_all_have_the_momentum_of_the_push_codec(self) -> None:
+        overrides = [("a", "fp32"), ("b", "topk:0.1+int8"), ("c", "threshold:2+fp16"), ("d", "dgc:0.9+topk:0.1+int8")]
         encoders = parse_parameter_encoders("dgc:0.9:50+topk:0.01+fp16", overrides)
         of = {name: encoders.of([name], (100, 100)).spec for name in "abcde"}
         assert of == {
             "a": "momentum:0.9+fp32",
             "b": "dgc:0.9:50+topk:0.1+int8",
             "c": "dgc:0.9+threshold:2+fp16",
-            "d": "fp32",
+            "d": "dgc:0.9+topk:0.1+int8",
             "e": "dgc:0.9:50+topk:0.01+fp16",
         }
         assert encoders.of(["norm"], (100,)).spec == "momentum:0.9+fp16"
+        beside_dense = parse_parameter_encoders("momentum:0.9+int8", [("a", "topk:0.1+fp16"), ("b", "fp32")])
+        assert [spec.spec for _, spec in beside_dense.overrides] == ["dgc:0.9+topk:0.1+fp16", "momentum:0.9+fp32"]
+
+    @pytest.mark.parametrize(
+        ("push_codec", "override", "momenta", "remedies"),
+        [
+            ("dgc:0.9+topk:0.01+fp16", "ef+int8", ("0", "0.9"), "leave out the memory, 'int8', "),
+            ("dgc:0.9+topk:0.01+fp16", "none+fp32", ("0", "0.9"), "leave out the memory, 'fp32', "),
+            ("dgc:0.9+topk:0.01+fp16", "dgc:0.5+topk:0.1+int8", ("0.5", "0.9"), "give the push codec momentum 0.5"),
+            ("momentum:0.9+int8", "momentum:0.8+int8", ("0.8", "0.9"), "give the push codec momentum 0.8"),
+            ("fp32", "dgc:0.9+topk:0.1+fp16", ("0.9", "0"), "leave out the memory, 'topk:0.1+fp16', "),
+            ("none+int8", "dgc:0.9+topk:0.1+fp16", ("0.9", "0"), "give the push codec momentum 0.9"),
+        ],
+    )
+    def test_with_different_momenta_are_refused(
+        self, push_codec: str, override: str, momenta: tuple[str, str], remedies: str
+    ) -> None:
+        with pytest.raises(CodecError) as refused:
+            parse_parameter_encoders(push_codec, [("*.bias", override)])
+        message = str(refused.value)
+        assert message.startswith(
+            f"`push_overrides.*.bias`: {parse_encoder(override).spec} has momentum {momenta[0]} on"
+        )
+        assert f"the push codec {push_codec} has {momenta[1]}, but all parameters train with the same" in message
+        assert remedies in message
+
+    @pytest.mark.parametrize("override", ["none+int8", "ef+int8", "momentum:0+int8", "dgc:0:10+topk:0.1+fp16"])
+    def test_without_momentum_may_have_any_memory(self, override: str) -> None:
+        encoders = parse_parameter_encoders("topk:0.01+fp16", [("a", override)])
+        assert encoders.of(["a"], (100, 100)) == parse_encoder(override)
+
+    def test_that_cannot_have_the_momentum_of_the_push_codec_are_refused(self) -> None:
+        with pytest.raises(CodecError, match=r"`push_overrides\.a`: .* randk:0\.1\+fp32 does not contract"):
+            parse_parameter_encoders("dgc:0.9+topk:0.01+fp16", [("a", "randk:0.1+fp32")])
 
     def test_that_no_pattern_names_are_found(self) -> None:
         encoders = parse_parameter_encoders("fp32", self.OVERRIDES)

@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import zstandard
 
 from pushpull.compression.frame import parse_frame
 from pushpull.compression.header import HEADER_BYTES, MAX_ELEMENTS, seal
@@ -156,7 +157,8 @@ def test_what_another_selection_would_have_is_refused(encoded, spec, offset, rep
     [
         (0, struct.pack("<I", 1 << 30), "claims 1073741824 bytes; with its header there are at most"),
         (0, struct.pack("<I", 2), "claims 2 bytes"),
-        (0, struct.pack("<I", 4), "a stream of another size"),
+        (0, struct.pack("<I", 4), "not smaller than what it claims"),
+        (0, struct.pack("<I", SIZE), "a stream of another size"),
         (4, struct.pack("<I", 5), "which its lengths contradict"),
         (4, struct.pack("<I", 0xFFFFFFFF), "which its lengths contradict"),
         (8, b"XXXX", "cannot be expanded|another size"),
@@ -166,6 +168,14 @@ def test_a_lie_about_a_compressed_body_is_named(encoded, offset, replacement, me
     frame = encoded(parse_codec("int8+zstd"), np.resize(np.float32([1, 2, 3]), SIZE))
     with pytest.raises(FrameError, match=message):
         parse_frame(changed(frame, HEADER_BYTES + offset, replacement), SIZE)
+
+
+def test_a_compressed_body_is_smaller_than_what_it_holds():
+    """No encoder makes others, and an empty one could carry anything."""
+    stream = zstandard.ZstdCompressor().compress(b"") + bytes(800)
+    header = struct.pack("<HBBBBBBIIII", 0x5050, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0)
+    with pytest.raises(FrameError, match="not smaller"):
+        parse_frame(header + struct.pack("<II", 0, len(stream)) + stream + bytes(-len(stream) % 4), 0)
 
 
 def test_padding_behind_a_compressed_body_must_be_zero(encoded):
@@ -243,6 +253,10 @@ def test_decoding_checks_the_array_it_is_given(frame):
             parsed.decode_into(wrong)
         with pytest.raises(ValueError, match=r"accumulator (has|must)"):
             parsed.add_to(wrong)
+    fixed = np.zeros(SIZE, np.float32)
+    fixed.flags.writeable = False
+    with pytest.raises(ValueError, match="may not be written"):
+        parsed.add_to(fixed)
 
 
 def test_a_frame_keeps_its_bytes_alive(encoded, decoded):

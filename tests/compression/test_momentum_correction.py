@@ -57,10 +57,10 @@ def test_a_step_is_the_published_one(codec):
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
-@pytest.mark.parametrize("memory", ["dgc:0.9", "dgc:0.5:12", "momentum:0.9"])
+@pytest.mark.parametrize("spec", ["dgc:0.9+topk:0.05+int8", "dgc:0.5:12+topk:0.05+int8", "momentum:0.9+int8"])
 @given(outcomes=st.lists(st.sampled_from(["applied", "dropped", "again", "not finite"]), max_size=25))
-def test_over_applied_steps_velocities_are_what_was_received_and_the_residual(memory, outcomes):
-    sender = Sender(f"{memory}+topk:0.05+int8")
+def test_over_applied_steps_velocities_are_what_was_received_and_the_residual(spec, outcomes):
+    sender = Sender(spec)
     velocities, received, rounding = np.zeros(SIZE), np.zeros(SIZE), 0.0
     momentum = np.float32(sender.spec.memory.momentum)
     for step, outcome in enumerate(outcomes):
@@ -171,6 +171,7 @@ class TestWarmUp:
         assert np.count_nonzero(sender.send(gradient(3, size), key=1)) == 1000
         assert np.count_nonzero(sender.send(gradient(3, size), key=2)) == 2500
 
+    @pytest.mark.parametrize("codec", ["topk:{}+int8", "randk:{}:unscaled+fp16", "topk:{}+int8+zstd"])
     @pytest.mark.parametrize(
         ("density", "densities"),
         [
@@ -179,10 +180,14 @@ class TestWarmUp:
             ("0.3", [0.3]),
         ],
     )
-    def test_goes_through_powers_of_a_quarter(self, density, densities):
-        encoder = parse_encoder(f"dgc:0.9:100+topk:{density}+int8")
-        expected = [f"topk:{share}+int8" for share in densities]
+    def test_goes_through_powers_of_a_quarter(self, codec, density, densities):
+        encoder = parse_encoder(f"dgc:0.9:100+{codec.format(density)}")
+        expected = [codec.format(share) for share in densities]
         assert [codec.spec for codec in encoder.memory.codecs(encoder.codec)] == expected
+
+    def test_ends_where_no_block_would_be_sent_denser(self):
+        encoder = parse_encoder("dgc:0.9:100+topk:1e-300+int8")
+        assert len(encoder.memory.codecs(encoder.codec)) < 20
 
 
 def test_on_a_quadratic_it_gets_as_far_as_momentum_without_compression():

@@ -134,6 +134,7 @@ def test_assigned_overrides_come_before_those_of_the_file(tmp_path: Path) -> Non
         ("int8", "`push_overrides` is 'int8'; write a line `pattern: codec`"),
         ("[int8]", "--set push_overrides.PATTERN=codec"),
         ('{"*.bias": 3}', "`push_overrides.*.bias` is 3; it should be a codec"),
+        ('{"*.bias": }', "`push_overrides.*.bias` is None; it should be a codec"),
         ('{"*.bias": int7}', "`push_overrides.*.bias`: codec 'int7'"),
         ('{"": int8}', "lacks a pattern"),
         ('{"*": "dgc:0.9+fp32"}', "`push_overrides.*`: encoder 'dgc:0.9+fp32'"),
@@ -147,6 +148,37 @@ def test_overrides_that_cannot_work_name_the_file_and_the_pattern(tmp_path: Path
     assert sentence in str(refusal.value)
 
 
+@pytest.mark.parametrize("value", ["5", "[int8]", "true", "", "{a: b}"])
+def test_an_override_on_a_line_of_its_own_is_a_codec_too(tmp_path: Path, value: str) -> None:
+    path = job_file(tmp_path, f"push_overrides.fc: {value}\n")
+    with pytest.raises(SettingError, match=r"`push_overrides\.fc` is .*; it should be a codec") as refusal:
+        load_job(path, [])
+    assert str(refusal.value).startswith(str(path))
+    assert load_job(job_file(tmp_path, "push_overrides.fc: int8\n"), []).push_overrides == (("fc", "int8"),)
+
+
+def test_overrides_with_nothing_below_are_none(tmp_path: Path) -> None:
+    path = job_file(tmp_path, "push_codec: int8\npush_overrides:\n")
+    assert load_job(path, []).push_overrides == ()
+    assert load_job(path, ["push_overrides.fc=fp32"]).push_overrides == (("fc", "fp32"),)
+
+
+def test_an_override_of_the_file_is_removed_by_null(tmp_path: Path) -> None:
+    path = job_file(tmp_path, OVERRIDES)
+    assert load_job(path, ["push_overrides.*.bias=null"]).push_overrides == (("embed*", "int8"),)
+    assert load_job(path, ["push_overrides.*.bias=null", "push_overrides.embed*=null"]).push_overrides == ()
+    again = ["push_overrides.*.bias=null", "push_overrides.*.bias=fp16"]
+    assert load_job(path, again).push_overrides == (("*.bias", "fp16"), ("embed*", "int8"))
+    assert load_job(None, ["push_overrides.*.bias=null"]) == Job()
+
+
+def test_an_override_with_another_momentum_than_the_push_codec_is_refused_where_it_was_written(tmp_path: Path) -> None:
+    path = job_file(tmp_path, "push_codec: dgc:0.9+topk:0.01+fp16\n")
+    with pytest.raises(CodecError, match="all parameters train with the same") as refusal:
+        load_job(path, ["push_overrides.*.bias=ef+int8"])
+    assert str(refusal.value).startswith("--set push_overrides.*.bias=ef+int8: `push_overrides.*.bias`: int8 has")
+
+
 @pytest.mark.parametrize(
     ("assignment", "sentence"),
     [
@@ -154,7 +186,7 @@ def test_overrides_that_cannot_work_name_the_file_and_the_pattern(tmp_path: Path
         ("push_overrides.*.bias=int7", "--set push_overrides.*.bias=int7: `push_overrides.*.bias`: codec 'int7'"),
         ("push_overides.*.bias=int8", "no setting `push_overides.*.bias`; the nearest is `push_overrides`"),
         ("push_codec=ef+int8:stochastic", "does not contract"),
-        ("pull_codec=ef+int8", "`pull_codec`: codec 'ef+int8': parameters are pulled without a memory"),
+        ("pull_codec=ef+int8", "`pull_codec`: codec 'ef+int8': ef is a memory, and parameters are pulled without"),
     ],
 )
 def test_assigned_codecs_that_cannot_work_are_named(assignment: str, sentence: str) -> None:
@@ -190,7 +222,8 @@ def test_a_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
         [],
         ["mode=bounded:2", "push_codec=int8", "lease_seconds=0.125", "seed=7", "block_elements=64"],
         ["quorum=1", "expected_workers=2"],
-        ["push_overrides.*.bias=fp32", "push_overrides.[ab].weight=dgc:0.9+topk:0.01+int8"],
+        ["push_codec=momentum:0.9+int8", "push_overrides.[ab].weight=dgc:0.9:10+topk:0.01+int8"],
+        ["push_overrides.*.bias=fp32", "push_overrides.[ab].weight=threshold:1e+20+fp16"],
     ],
 )
 def test_a_job_survives_being_handed_to_a_server_as_assignments(assignments: list[str]) -> None:

@@ -41,20 +41,14 @@ class TestWorker:
             (torch.optim.Adam, {}, "Adam would apply its own"),
         ],
     )
-    @pytest.mark.parametrize("where", ["push_codec", "push_overrides"])
     def test_refuses_momentum_on_both_sides(
         self,
         servers: FakeServers,
-        where: str,
         optimizer_class: type[torch.optim.Optimizer],
         numbers: dict[str, float],
         names: str,
     ) -> None:
-        codec = "dgc:0.9+topk:0.01+fp16"
-        if where == "push_codec":
-            servers.job.push_codec = codec
-        else:
-            servers.job.push_overrides.add(pattern="first.weight", codec=codec)
+        servers.job.push_codec = "dgc:0.9+topk:0.01+fp16"
         with connect(servers.address) as worker:
             with pytest.raises(SettingError, match=names):
                 worker.optimizer(small_model(), optimizer_class, lr=0.5, **numbers)
