@@ -22,7 +22,17 @@ from ..compression.spec import example_specs, parse_codec
 from .codec_data import Floats, gaussian, heavy_tailed, real_gradients
 from .codec_errors import Cost, cost_of
 from .codec_plot import PlotFile
-from .codec_rates import COPY_BYTES_PER_ELEMENT, ENCODE, ENCODE_PLAIN, OPERATIONS, Round, bytes_moved, measure_rates
+from .codec_rates import (
+    COPY_BYTES_PER_ELEMENT,
+    ENCODE,
+    ENCODE_PLAIN,
+    NUM_BLOCKS,
+    OPERATIONS,
+    Extent,
+    Round,
+    bytes_moved,
+    measure_rates,
+)
 
 Row = dict[str, object]
 
@@ -35,23 +45,24 @@ class Options:
     """What to measure."""
 
     codecs: list[Codec]
-    num_elements: int
-    repetitions: int
+    extent: Extent
 
 
 def measure(options: Options) -> Row:
     """Runs everything; the object that `--json` prints."""
+    extent = options.extent
     data = {
-        "gaussian": gaussian(1, options.num_elements),
-        "heavy_tailed": heavy_tailed(options.num_elements),
+        "gaussian": gaussian(1, extent.num_elements),
+        "heavy_tailed": heavy_tailed(extent.num_elements),
         "real": real_gradients(),
     }
-    rounds = measure_rates(options.codecs, options.num_elements, options.repetitions)
+    rounds = measure_rates(options.codecs, extent)
     copies = [each.copy_elements_per_second for of_one_codec in rounds for each in of_one_codec]
     return {
         "copy_bytes_per_second": COPY_BYTES_PER_ELEMENT * statistics.median(copies),
-        "elements": options.num_elements,
-        "repetitions": options.repetitions,
+        "elements": extent.num_elements,
+        "blocks": extent.num_blocks,
+        "repetitions": extent.repetitions,
         "codecs": [_row(codec, data, mine) for codec, mine in zip(options.codecs, rounds, strict=True)],
     }
 
@@ -87,7 +98,7 @@ def _print(result: Row, console: Console) -> None:
     if not console.is_terminal:
         console.width = TABLE_COLUMNS
     table = Table(
-        title=f"Blocks of {result['elements']:,} elements, one thread; "
+        title=f"{result['blocks']} blocks of {result['elements']:,} elements, one thread; "
         f"a copy moves {_giga(result['copy_bytes_per_second'])} GB/s",
         caption="Rates in G elements/s (share of the copy, in bytes moved). EF: with error feedback. "
         "Errors: ||D - x|| / ||x|| of one frame.",
@@ -132,13 +143,13 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="pushpull bench codec", description=__doc__)
     parser.add_argument("--codecs", default=",".join(example_specs()), help="specifications, separated by commas")
     parser.add_argument("--elements", type=_positive, default=1 << 20, help="elements of a block")
+    parser.add_argument("--blocks", type=_positive, default=NUM_BLOCKS, help="different blocks; 1 stays in the caches")
     parser.add_argument("--repetitions", type=_positive, default=5, help="alternating rounds; medians are reported")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw error against bits (.svg, .png, .pdf)")
     arguments = parser.parse_args(argv)
-    options = Options(
-        [parse_codec(spec.strip()) for spec in arguments.codecs.split(",")], arguments.elements, arguments.repetitions
-    )
+    extent = Extent(num_elements=arguments.elements, num_blocks=arguments.blocks, repetitions=arguments.repetitions)
+    options = Options([parse_codec(spec.strip()) for spec in arguments.codecs.split(",")], extent)
     plot = None if arguments.plot is None else PlotFile(arguments.plot)
     torch.set_num_threads(1)
     with Console(stderr=True).status(f"Measuring {len(options.codecs)} codecs ..."):

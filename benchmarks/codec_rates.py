@@ -1,9 +1,9 @@
 """How fast codecs are, beside a plain copy: one thread, data from memory, rounds that treat all codecs alike.
 
-A pass applies one operation to every block of a list that is larger than the caches of a core, and writes to other memory
-for each. All memory is touched and all kernels are compiled before the first pass that counts. A round measures every codec
-once, each right behind a copy of the same blocks; shares are ratios to that copy, and what is reported are medians over
-the rounds.
+A pass applies one operation to every block of a list that is larger than the caches of a core (unless fewer blocks are
+asked for), and writes to other memory for each. All memory is touched and all kernels are compiled before the first pass that
+counts. A round measures every codec once, each right behind a copy of the same blocks; shares are ratios to that copy, and
+what is reported are medians over the rounds.
 
 *Bytes moved* per element are those that no implementation can avoid: with `code` bytes of frame per element, and a share
 `kept` of the elements sent,
@@ -68,11 +68,15 @@ class Round:
 class Memory:
     """The blocks that all codecs share: nothing of one codec's pass matters to the next."""
 
-    def __init__(self, num_elements: int, frame_bytes: int) -> None:
-        self.values = gaussian(NUM_BLOCKS, num_elements)
-        self.committed = [np.ones(num_elements, np.float32) for _ in range(NUM_BLOCKS)]
-        self.pending = [np.ones(num_elements, np.float32) for _ in range(NUM_BLOCKS)]
-        self.frames = [np.ones(frame_bytes, np.uint8) for _ in range(NUM_BLOCKS)]
+    def __init__(self, num_blocks: int, num_elements: int, frame_bytes: int) -> None:
+        self.values = gaussian(num_blocks, num_elements)
+        self.committed = [np.ones(num_elements, np.float32) for _ in range(num_blocks)]
+        self.pending = [np.ones(num_elements, np.float32) for _ in range(num_blocks)]
+        self.frames = [np.ones(frame_bytes, np.uint8) for _ in range(num_blocks)]
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.values)
 
 
 class Subject:
@@ -83,18 +87,19 @@ class Subject:
         self._codec = codec
         self._memory = memory
         self._feedback = codec.contract.admits_error_feedback and not codec.lossless
-        self._plain_memos = [Memo() for _ in range(NUM_BLOCKS)]
-        self._feedback_memos = [Memo() for _ in range(NUM_BLOCKS)]
-        self._sizes = [0] * NUM_BLOCKS
+        self._plain_memos = [Memo() for _ in memory.values]
+        self._feedback_memos = [Memo() for _ in memory.values]
+        self._sizes = [0] * memory.num_blocks
+        fewest = min(FEWEST_BLOCKS, memory.num_blocks)
         for _ in range(2):
-            rate = self._rate(self._encode_plain, FEWEST_BLOCKS)
+            rate = self._rate(self._encode_plain, fewest)
         affordable = int(LONGEST_PASS_SECONDS * rate / memory.values[0].size)
-        self._num_blocks = max(FEWEST_BLOCKS, min(NUM_BLOCKS, affordable))
+        self._num_blocks = max(fewest, min(memory.num_blocks, affordable))
 
     def measure(self) -> Round:
         """Every operation once, over all blocks."""
         rates: dict[str, float] = {}
-        copy = self._rate(self._copy, NUM_BLOCKS)
+        copy = self._rate(self._copy, self._memory.num_blocks)
         if self._feedback:
             rates[ENCODE] = self._feedback_rate()
         rates[ENCODE_PLAIN] = self._rate(self._encode_plain, self._num_blocks)
@@ -123,7 +128,7 @@ class Subject:
 
     def _encode(self, step: int, committed: list[Floats], pending: list[Floats], block: int) -> None:
         """Steps differ in their values, as gradients do."""
-        values = self._memory.values[(block + step) % NUM_BLOCKS]
+        values = self._memory.values[(block + step) % self._memory.num_blocks]
         residual, memo = (committed[block], pending[block]), self._feedback_memos[block]
         self._codec.encode(values, self._memory.frames[block], seed=block, residual=residual, memo=memo)
 
@@ -143,9 +148,21 @@ class Subject:
         return num_blocks * self._memory.values[0].size / (time.perf_counter() - start)
 
 
-def measure_rates(codecs: list[Codec], num_elements: int, repetitions: int) -> list[list[Round]]:
-    """For each codec its rounds. Needs about 16 bytes of memory per element and block, of which there are 32."""
-    memory = Memory(num_elements, max(codec.frame_bound(num_elements) for codec in codecs))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """How much is measured."""
+
+    num_elements: int
+    """Elements of a block."""
+    num_blocks: int = NUM_BLOCKS
+    """Few enough blocks stay in the caches."""
+    repetitions: int = 5
+
+
+def measure_rates(codecs: list[Codec], extent: Extent) -> list[list[Round]]:
+    """For each codec its rounds. Needs about 16 bytes of memory per element and block."""
+    frame_bytes = max(codec.frame_bound(extent.num_elements) for codec in codecs)
+    memory = Memory(extent.num_blocks, extent.num_elements, frame_bytes)
     subjects = [Subject(codec, memory) for codec in codecs]
-    rounds = [[subject.measure() for subject in subjects] for _ in range(repetitions)]
+    rounds = [[subject.measure() for subject in subjects] for _ in range(extent.repetitions)]
     return [list(of_one_codec) for of_one_codec in zip(*rounds, strict=True)]
