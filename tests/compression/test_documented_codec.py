@@ -21,7 +21,7 @@ def package_with_the_codec(tmp_path: Path) -> Path:
         shutil.copytree(ROOT / package, copy / package)
     shutil.copytree(ROOT / "tests" / "compression", tmp_path / "tests")
     section = PAGE[PAGE.index("## Adding a codec") :]
-    file, row = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    file, row = re.findall(r"```(?:python|text)\n(.*?)```", section, re.DOTALL)
     (copy / "compression" / "values" / "powers.py").write_text(file)
     table = copy / "compression" / "spec.py"
     source = table.read_text()
