@@ -12,7 +12,7 @@ import zstandard
 
 from ..protos.errors import CodecError, FrameError
 from .arguments import no_arguments
-from .codec import Bytes, Codec, DenseCodec, Floats, Memo, Residual, frozen, padded
+from .codec import Bytes, Codec, DenseCodec, Floats, Memo, Residual, check_padding, frozen, padded
 from .contract import Contract
 from .header import COMPRESSED_FLAG, HEADER_BYTES, Header, read_header
 from .selections.indices import index_bound
@@ -98,8 +98,7 @@ def expanded(header: Header, values: DenseCodec, stored: Bytes) -> Bytes:
     if padded(_LENGTHS_BYTES + packed_bytes) != stored.size:
         raise FrameError(f"compressed frame has {stored.size} bytes, which its lengths contradict")
     packed = stored[_LENGTHS_BYTES : _LENGTHS_BYTES + packed_bytes]
-    if stored[_LENGTHS_BYTES + packed_bytes :].any():
-        raise FrameError("a frame's padding is not zero")
+    check_padding(stored[_LENGTHS_BYTES + packed_bytes :])
     return frozen(np.frombuffer(_expand(packed, num_bytes), np.uint8))
 
 

@@ -43,24 +43,11 @@ class WithErrorFeedback:
         return ErrorFeedback(codec)
 
 
-class ErrorFeedback:
-    """Adds to each block what its earlier frames left out.
+class ResidualEncoder:
+    """What encoders share that keep a residual, and perhaps more, in a `BlockMemory`."""
 
-    Over applied steps, sum of values = sum of decoded frames + committed residual. Holds two float32 buffers
-    for each block, allocated when the block is first encoded. Raises CodecError for a codec that does not
-    contract.
-    """
-
-    def __init__(self, codec: Codec) -> None:
-        (self._codec,) = WithErrorFeedback().codecs(codec)
-        self._memory = BlockMemory(RESIDUAL)
-
-    def encode(self, key: int, values: Floats, out: Bytes, seed: int) -> int:
-        state = self._memory.open(key, values.size)
-        residual = (state.committed[0], state.pending[0])
-        num_bytes = self._codec.encode(values, out, seed=block_seed(key, seed), residual=residual, memo=state.memo)
-        state.encoded = True
-        return num_bytes
+    def __init__(self, memory: BlockMemory) -> None:
+        self._memory = memory
 
     def commit(self, keys: Iterable[int]) -> None:
         self._memory.commit(keys)
@@ -76,6 +63,26 @@ class ErrorFeedback:
 
     def load_state_dict(self, state: Mapping[int, Mapping[str, torch.Tensor]]) -> None:
         self._memory.load_state_dict(state)
+
+
+class ErrorFeedback(ResidualEncoder):
+    """Adds to each block what its earlier frames left out.
+
+    Over applied steps, sum of values = sum of decoded frames + committed residual. Holds two float32 buffers
+    for each block, allocated when the block is first encoded. Raises CodecError for a codec that does not
+    contract.
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__(BlockMemory(RESIDUAL))
+        (self._codec,) = WithErrorFeedback().codecs(codec)
+
+    def encode(self, key: int, values: Floats, out: Bytes, seed: int) -> int:
+        state = self._memory.open(key, values.size)
+        residual = (state.committed[0], state.pending[0])
+        num_bytes = self._codec.encode(values, out, seed=block_seed(key, seed), residual=residual, memo=state.memo)
+        state.encoded = True
+        return num_bytes
 
 
 def default_memory(codec: Codec) -> Memory:

@@ -17,7 +17,7 @@ from .arguments import decimal
 from .block_memory import BlockMemory, State
 from .codec import Bytes, Codec, Floats, frozen
 from .encoder import Encoder, Memory, block_seed
-from .error_feedback import RESIDUAL, default_memory
+from .error_feedback import RESIDUAL, ResidualEncoder, default_memory
 from .frame import parse_frame
 from .header import MAX_ELEMENTS
 from .momentum_kernels import advance_velocity, stop
@@ -97,7 +97,7 @@ class WithLocalMomentum:
         return LocalMomentum(self.momentum, default_memory(codec).encoder(codec))
 
 
-class MomentumCorrection:
+class MomentumCorrection(ResidualEncoder):
     """Deep gradient compression of each block: u' = m u + x, C(v + u') is sent, v' = v + u' - D is left, and u' stops
     where something was sent.
 
@@ -106,10 +106,10 @@ class MomentumCorrection:
     """
 
     def __init__(self, memory: WithMomentumCorrection, codec: Codec) -> None:
+        super().__init__(BlockMemory(VELOCITY, RESIDUAL))
         self._codecs = memory.codecs(codec)
         self._momentum = np.float32(memory.momentum)
         self._num_warm_up_steps = memory.num_warm_up_steps
-        self._memory = BlockMemory(VELOCITY, RESIDUAL)
 
     def encode(self, key: int, values: Floats, out: Bytes, seed: int) -> int:
         state = self._memory.open(key, values.size)
@@ -122,21 +122,6 @@ class MomentumCorrection:
         stop(parse_frame(out[:num_bytes].data, values.size).sent_positions(), next_velocity)
         state.encoded = True
         return num_bytes
-
-    def commit(self, keys: Iterable[int]) -> None:
-        self._memory.commit(keys)
-
-    def discard(self, keys: Iterable[int]) -> None:
-        self._memory.discard(keys)
-
-    def residual_norm(self) -> float:
-        return self._memory.norm(RESIDUAL)
-
-    def state_dict(self) -> dict[int, State]:
-        return self._memory.state_dict()
-
-    def load_state_dict(self, state: Mapping[int, Mapping[str, torch.Tensor]]) -> None:
-        self._memory.load_state_dict(state)
 
     def _codec_after(self, num_applied: int) -> Codec:
         if num_applied >= self._num_warm_up_steps:

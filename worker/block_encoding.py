@@ -28,14 +28,16 @@ class BlockEncoding(Protocol):
     def after(self, ready: "torch.cuda.Event | None", gradient: torch.Tensor) -> AbstractContextManager[None]:
         """Inside, the gradient is complete for everything done here."""
 
-    def blocks(self, gradient: torch.Tensor, blocks: Sequence[PlanBlock]) -> Iterator[tuple[PlanBlock, Any]]:
-        """Each block with its values, float32 [n], contiguous: what `encode` takes."""
+    def blocks(
+        self, gradient: torch.Tensor, blocks: Sequence[PlanBlock], factor: np.float32
+    ) -> Iterator[tuple[PlanBlock, Any]]:
+        """Each block with its values times factor, float32 [n], contiguous: what the others take."""
 
-    def encode(self, block: int, values: Any, factor: np.float32, out: Bytes, seed: int) -> int:
-        """Encodes values times factor into `out`; returns the bytes written. Raises NonFiniteError."""
+    def encode(self, block: int, values: Any, out: Bytes, seed: int) -> int:
+        """Encodes values into `out`; returns the bytes written. Raises NonFiniteError."""
 
-    def squares(self, values: Any, factor: np.float32) -> float:
-        """Sum of squares of values times factor, in float64."""
+    def squares(self, values: Any) -> float:
+        """Sum of squares of values, in float64."""
 
 
 class HostEncoding:
@@ -50,14 +52,17 @@ class HostEncoding:
             ready.synchronize()
         return nullcontext()
 
-    def blocks(self, gradient: torch.Tensor, blocks: Sequence[PlanBlock]) -> Iterator[tuple[PlanBlock, Any]]:
-        return values_of_blocks(gradient, blocks)
+    def blocks(
+        self, gradient: torch.Tensor, blocks: Sequence[PlanBlock], factor: np.float32
+    ) -> Iterator[tuple[PlanBlock, Any]]:
+        for block, values in values_of_blocks(gradient, blocks):
+            yield block, _times(values, factor)
 
-    def encode(self, block: int, values: Any, factor: np.float32, out: Bytes, seed: int) -> int:
-        return self._encoder.encode(block, _times(values, factor), out, seed)
+    def encode(self, block: int, values: Any, out: Bytes, seed: int) -> int:
+        return self._encoder.encode(block, values, out, seed)
 
-    def squares(self, values: Any, factor: np.float32) -> float:
-        return sum_of_squares(_times(values, factor))
+    def squares(self, values: Any) -> float:
+        return sum_of_squares(values)
 
 
 class DeviceEncoding:
@@ -73,19 +78,20 @@ class DeviceEncoding:
     def after(self, ready: "torch.cuda.Event | None", gradient: torch.Tensor) -> AbstractContextManager[None]:
         return nullcontext() if ready is None else self._streams.after(ready, gradient.device)
 
-    def blocks(self, gradient: torch.Tensor, blocks: Sequence[PlanBlock]) -> Iterator[tuple[PlanBlock, Any]]:
+    def blocks(
+        self, gradient: torch.Tensor, blocks: Sequence[PlanBlock], factor: np.float32
+    ) -> Iterator[tuple[PlanBlock, Any]]:
         for block in blocks:
-            yield block, block_of(gradient, block).reshape(-1).float().contiguous()
+            yield block, _times(block_of(gradient, block).reshape(-1).float().contiguous(), factor)
 
-    def encode(self, block: int, values: Any, factor: np.float32, out: Bytes, seed: int) -> int:
+    def encode(self, block: int, values: Any, out: Bytes, seed: int) -> int:
         encoder = self._encoder.of(block)
-        scaled = _times(values, factor)
         if isinstance(encoder, DeviceEncoder):
-            return frame_to_host(encoder.encode_on_device(block, scaled, seed), out)
-        return encoder.encode(block, scaled.cpu().numpy(), out, seed)
+            return frame_to_host(encoder.encode_on_device(block, values, seed), out)
+        return encoder.encode(block, values.cpu().numpy(), out, seed)
 
-    def squares(self, values: Any, factor: np.float32) -> float:
-        return float(_times(values, factor).double().square().sum())
+    def squares(self, values: Any) -> float:
+        return float(values.double().square().sum())
 
 
 def encoder_on_device(spec: EncoderSpec) -> AnyEncoder:

@@ -203,14 +203,14 @@ class Stager:
     ) -> None:
         factor_used = np.float32(self._factor_used() if factor is None else factor)
         with self._encoding.after(ready, gradient):
-            for block, values in self._encoding.blocks(gradient, blocks):
+            for block, values in self._encoding.blocks(gradient, blocks, factor_used):
                 bundle, bound = self._bundle_for(block.shard), self._encoding.bounds[block.id]
                 if not bundle.fits(bound):
                     self._flush(block.shard, bundle)
                 room = bundle.room()[:bound]
-                bundle.add(block.id, self._encoding.encode(block.id, values, factor_used, room, self._seed))
+                bundle.add(block.id, self._encoding.encode(block.id, values, room, self._seed))
                 if self._settings.measure_norm:
-                    self._squares[block.id] = self._encoding.squares(values, factor_used)
+                    self._squares[block.id] = self._encoding.squares(values)
 
     def _collect(self) -> None:
         """Waits for every task; the first failure by plan order is raised."""

@@ -15,7 +15,7 @@ from ..kernels import mix as kernel_mix
 from ..reference import mixed
 from .sparse import SparseBody, SparseCodec, check_values
 from .sparse_kernels import put
-from .topk import LargestContract, check_contracting
+from .topk import LargestContract, ShareContract, check_contracting
 
 DRAWN = 2
 """The selection of elements that a seed names."""
@@ -25,14 +25,8 @@ _U = np.uint32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RescaledContract(Contract):
+class RescaledContract(ShareContract):
     """That of elements drawn uniformly and multiplied by n / k, so that nothing is missing in the mean."""
-
-    density: float
-
-    def band(self, num_elements: int) -> tuple[int, int]:
-        count = share_of(self.density, num_elements)
-        return count, count
 
     def factor(self, num_elements: int) -> float:
         return num_elements / share_of(self.density, num_elements) if num_elements else 1.0

@@ -24,14 +24,19 @@ _MARGIN = np.int32(1 << 19)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LargestContract(Contract):
-    """That of codecs which send a fixed share of the elements: the largest, or any if they are drawn."""
+class ShareContract(Contract):
+    """That of codecs which send a fixed share of the elements."""
 
     density: float
 
     def band(self, num_elements: int) -> tuple[int, int]:
         count = share_of(self.density, num_elements)
         return count, count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LargestContract(ShareContract):
+    """The largest of them, or any if they are drawn."""
 
     def delta(self, num_elements: int) -> float | None:
         share = share_of(self.density, num_elements) / num_elements if num_elements else 1.0
