@@ -58,7 +58,7 @@ BAD_SETTING: ErrorCode
 BAD_REQUEST: ErrorCode
 
 class JobSpecification(_message.Message):
-    __slots__ = ("job_id", "mode", "staleness_bound", "quorum", "damping", "push_codec", "pull_codec", "block_elements", "lease_seconds", "num_shards", "shard_addresses", "expected_workers", "server_patience_seconds", "seed", "message_bytes", "push_overrides")
+    __slots__ = ("job_id", "mode", "staleness_bound", "quorum", "damping", "push_codec", "pull_codec", "block_elements", "lease_seconds", "num_shards", "shard_addresses", "expected_workers", "server_patience_seconds", "seed", "message_bytes", "push_overrides", "layouts", "tensor_splits", "optimizer_state")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     STALENESS_BOUND_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +75,9 @@ class JobSpecification(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     PUSH_OVERRIDES_FIELD_NUMBER: _ClassVar[int]
+    LAYOUTS_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_SPLITS_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZER_STATE_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     mode: Mode
     staleness_bound: int
@@ -91,7 +94,10 @@ class JobSpecification(_message.Message):
     seed: int
     message_bytes: int
     push_overrides: _containers.RepeatedCompositeFieldContainer[CodecOverride]
-    def __init__(self, job_id: _Optional[str] = ..., mode: _Optional[_Union[Mode, str]] = ..., staleness_bound: _Optional[int] = ..., quorum: _Optional[int] = ..., damping: _Optional[str] = ..., push_codec: _Optional[str] = ..., pull_codec: _Optional[str] = ..., block_elements: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., num_shards: _Optional[int] = ..., shard_addresses: _Optional[_Iterable[str]] = ..., expected_workers: _Optional[int] = ..., server_patience_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., message_bytes: _Optional[int] = ..., push_overrides: _Optional[_Iterable[_Union[CodecOverride, _Mapping]]] = ...) -> None: ...
+    layouts: _containers.RepeatedScalarFieldContainer[str]
+    tensor_splits: _containers.RepeatedCompositeFieldContainer[TensorSplit]
+    optimizer_state: str
+    def __init__(self, job_id: _Optional[str] = ..., mode: _Optional[_Union[Mode, str]] = ..., staleness_bound: _Optional[int] = ..., quorum: _Optional[int] = ..., damping: _Optional[str] = ..., push_codec: _Optional[str] = ..., pull_codec: _Optional[str] = ..., block_elements: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., num_shards: _Optional[int] = ..., shard_addresses: _Optional[_Iterable[str]] = ..., expected_workers: _Optional[int] = ..., server_patience_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., message_bytes: _Optional[int] = ..., push_overrides: _Optional[_Iterable[_Union[CodecOverride, _Mapping]]] = ..., layouts: _Optional[_Iterable[str]] = ..., tensor_splits: _Optional[_Iterable[_Union[TensorSplit, _Mapping]]] = ..., optimizer_state: _Optional[str] = ...) -> None: ...
 
 class CodecOverride(_message.Message):
     __slots__ = ("pattern", "codec")
@@ -100,6 +106,14 @@ class CodecOverride(_message.Message):
     pattern: str
     codec: str
     def __init__(self, pattern: _Optional[str] = ..., codec: _Optional[str] = ...) -> None: ...
+
+class TensorSplit(_message.Message):
+    __slots__ = ("pattern", "dimension")
+    PATTERN_FIELD_NUMBER: _ClassVar[int]
+    DIMENSION_FIELD_NUMBER: _ClassVar[int]
+    pattern: str
+    dimension: int
+    def __init__(self, pattern: _Optional[str] = ..., dimension: _Optional[int] = ...) -> None: ...
 
 class Parameter(_message.Message):
     __slots__ = ("name", "shape", "trainable", "aliases", "group")

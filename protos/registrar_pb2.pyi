@@ -18,16 +18,20 @@ ROLE_TRAINER: Role
 ROLE_OBSERVER: Role
 
 class JoinRequest(_message.Message):
-    __slots__ = ("worker_id", "role", "host", "pid")
+    __slots__ = ("worker_id", "role", "host", "pid", "num_ranks", "layout")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
+    NUM_RANKS_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
     worker_id: int
     role: Role
     host: str
     pid: int
-    def __init__(self, worker_id: _Optional[int] = ..., role: _Optional[_Union[Role, str]] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...
+    num_ranks: int
+    layout: str
+    def __init__(self, worker_id: _Optional[int] = ..., role: _Optional[_Union[Role, str]] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., num_ranks: _Optional[int] = ..., layout: _Optional[str] = ...) -> None: ...
 
 class JoinResponse(_message.Message):
     __slots__ = ("worker_id", "incarnation", "job", "num_workers", "life")
@@ -112,7 +116,7 @@ class PauseResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerReport(_message.Message):
-    __slots__ = ("num_steps", "num_samples", "steps_applied", "steps_skipped", "steps_dropped", "steps_restaged", "bytes_resent", "first_metrics", "metrics", "compute_seconds", "encode_seconds", "wait_seconds", "decode_seconds", "first_samples", "last_samples")
+    __slots__ = ("num_steps", "num_samples", "steps_applied", "steps_skipped", "steps_dropped", "steps_restaged", "bytes_resent", "first_metrics", "metrics", "compute_seconds", "encode_seconds", "wait_seconds", "decode_seconds", "first_samples", "last_samples", "bytes_pushed", "bytes_pulled", "peak_memory_bytes", "peak_device_memory_bytes")
     class FirstMetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -142,6 +146,10 @@ class WorkerReport(_message.Message):
     DECODE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     FIRST_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     LAST_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PUSHED_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PULLED_FIELD_NUMBER: _ClassVar[int]
+    PEAK_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PEAK_DEVICE_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     num_steps: int
     num_samples: float
     steps_applied: int
@@ -157,17 +165,23 @@ class WorkerReport(_message.Message):
     decode_seconds: float
     first_samples: float
     last_samples: float
-    def __init__(self, num_steps: _Optional[int] = ..., num_samples: _Optional[float] = ..., steps_applied: _Optional[int] = ..., steps_skipped: _Optional[int] = ..., steps_dropped: _Optional[int] = ..., steps_restaged: _Optional[int] = ..., bytes_resent: _Optional[int] = ..., first_metrics: _Optional[_Mapping[str, float]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., compute_seconds: _Optional[float] = ..., encode_seconds: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ..., first_samples: _Optional[float] = ..., last_samples: _Optional[float] = ...) -> None: ...
+    bytes_pushed: int
+    bytes_pulled: int
+    peak_memory_bytes: int
+    peak_device_memory_bytes: int
+    def __init__(self, num_steps: _Optional[int] = ..., num_samples: _Optional[float] = ..., steps_applied: _Optional[int] = ..., steps_skipped: _Optional[int] = ..., steps_dropped: _Optional[int] = ..., steps_restaged: _Optional[int] = ..., bytes_resent: _Optional[int] = ..., first_metrics: _Optional[_Mapping[str, float]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., compute_seconds: _Optional[float] = ..., encode_seconds: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ..., first_samples: _Optional[float] = ..., last_samples: _Optional[float] = ..., bytes_pushed: _Optional[int] = ..., bytes_pulled: _Optional[int] = ..., peak_memory_bytes: _Optional[int] = ..., peak_device_memory_bytes: _Optional[int] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "report")
+    __slots__ = ("worker_id", "incarnation", "report", "rank")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
     worker_id: int
     incarnation: int
     report: WorkerReport
-    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., report: _Optional[_Union[WorkerReport, _Mapping]] = ...) -> None: ...
+    rank: int
+    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., report: _Optional[_Union[WorkerReport, _Mapping]] = ..., rank: _Optional[int] = ...) -> None: ...
 
 class HeartbeatResponse(_message.Message):
     __slots__ = ("num_workers",)
@@ -228,16 +242,18 @@ class DealResponse(_message.Message):
     def __init__(self, state: _Optional[_Union[DealResponse.State, str]] = ..., lots: _Optional[_Iterable[_Union[Lot, _Mapping]]] = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "report", "failure")
+    __slots__ = ("worker_id", "incarnation", "report", "failure", "rank")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
     worker_id: int
     incarnation: int
     report: WorkerReport
     failure: str
-    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., report: _Optional[_Union[WorkerReport, _Mapping]] = ..., failure: _Optional[str] = ...) -> None: ...
+    rank: int
+    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., report: _Optional[_Union[WorkerReport, _Mapping]] = ..., failure: _Optional[str] = ..., rank: _Optional[int] = ...) -> None: ...
 
 class LeaveResponse(_message.Message):
     __slots__ = ()
@@ -248,7 +264,7 @@ class JobStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "state", "clock", "report", "host", "pid")
+    __slots__ = ("worker_id", "incarnation", "state", "clock", "report", "host", "pid", "layout", "ranks")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -256,6 +272,8 @@ class WorkerStatus(_message.Message):
     REPORT_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
     worker_id: int
     incarnation: int
     state: str
@@ -263,7 +281,9 @@ class WorkerStatus(_message.Message):
     report: WorkerReport
     host: str
     pid: int
-    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., state: _Optional[str] = ..., clock: _Optional[int] = ..., report: _Optional[_Union[WorkerReport, _Mapping]] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...
+    layout: str
+    ranks: _containers.RepeatedCompositeFieldContainer[WorkerReport]
+    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., state: _Optional[str] = ..., clock: _Optional[int] = ..., report: _Optional[_Union[WorkerReport, _Mapping]] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., layout: _Optional[str] = ..., ranks: _Optional[_Iterable[_Union[WorkerReport, _Mapping]]] = ...) -> None: ...
 
 class Summary(_message.Message):
     __slots__ = ("count", "sum", "max")
@@ -343,20 +363,22 @@ class JobStatus(_message.Message):
     def __init__(self, job: _Optional[_Union[_common_pb2.JobSpecification, _Mapping]] = ..., phase: _Optional[str] = ..., round: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., lease_expiries: _Optional[int] = ..., failures: _Optional[int] = ..., split_steps: _Optional[int] = ..., longest_round_gap_seconds: _Optional[float] = ...) -> None: ...
 
 class Member(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "active", "first_round", "start_clock", "observer")
+    __slots__ = ("worker_id", "incarnation", "active", "first_round", "start_clock", "observer", "num_ranks")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     ACTIVE_FIELD_NUMBER: _ClassVar[int]
     FIRST_ROUND_FIELD_NUMBER: _ClassVar[int]
     START_CLOCK_FIELD_NUMBER: _ClassVar[int]
     OBSERVER_FIELD_NUMBER: _ClassVar[int]
+    NUM_RANKS_FIELD_NUMBER: _ClassVar[int]
     worker_id: int
     incarnation: int
     active: bool
     first_round: int
     start_clock: int
     observer: bool
-    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., active: _Optional[bool] = ..., first_round: _Optional[int] = ..., start_clock: _Optional[int] = ..., observer: _Optional[bool] = ...) -> None: ...
+    num_ranks: int
+    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., active: _Optional[bool] = ..., first_round: _Optional[int] = ..., start_clock: _Optional[int] = ..., observer: _Optional[bool] = ..., num_ranks: _Optional[int] = ...) -> None: ...
 
 class View(_message.Message):
     __slots__ = ("number", "members", "fences", "newest_incarnation")
@@ -513,10 +535,12 @@ class StepSettled(_message.Message):
     def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., step: _Optional[int] = ..., applied: _Optional[bool] = ..., lots: _Optional[_Iterable[int]] = ..., lots_done: _Optional[bool] = ...) -> None: ...
 
 class WorkersAlive(_message.Message):
-    __slots__ = ("incarnations",)
+    __slots__ = ("incarnations", "ranks")
     INCARNATIONS_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
     incarnations: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, incarnations: _Optional[_Iterable[int]] = ...) -> None: ...
+    ranks: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, incarnations: _Optional[_Iterable[int]] = ..., ranks: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RegistrarOrder(_message.Message):
     __slots__ = ("sequence", "install_plan", "view", "initialise", "close")

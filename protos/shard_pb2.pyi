@@ -37,18 +37,26 @@ class WorkerMessage(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., frames: _Optional[_Union[Frames, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., pull: _Optional[_Union[Pull, _Mapping]] = ..., initial_values: _Optional[_Union[InitialValues, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("job_id", "shard", "worker_id", "incarnation", "plan_fingerprint")
+    __slots__ = ("job_id", "shard", "worker_id", "incarnation", "plan_fingerprint", "rank", "num_ranks", "blocks", "on_demand")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     PLAN_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    NUM_RANKS_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    ON_DEMAND_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     shard: int
     worker_id: int
     incarnation: int
     plan_fingerprint: str
-    def __init__(self, job_id: _Optional[str] = ..., shard: _Optional[int] = ..., worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., plan_fingerprint: _Optional[str] = ...) -> None: ...
+    rank: int
+    num_ranks: int
+    blocks: _containers.RepeatedScalarFieldContainer[int]
+    on_demand: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, job_id: _Optional[str] = ..., shard: _Optional[int] = ..., worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., plan_fingerprint: _Optional[str] = ..., rank: _Optional[int] = ..., num_ranks: _Optional[int] = ..., blocks: _Optional[_Iterable[int]] = ..., on_demand: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Frames(_message.Message):
     __slots__ = ("step", "attempt", "blocks", "lengths", "payload", "padding")
@@ -93,12 +101,14 @@ class Commit(_message.Message):
     def __init__(self, step: _Optional[int] = ..., attempt: _Optional[int] = ..., num_frames: _Optional[int] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., num_samples: _Optional[float] = ..., scale: _Optional[float] = ..., groups: _Optional[_Iterable[_Union[_common_pb2.ParameterGroup, _Mapping]]] = ..., absent: _Optional[_Iterable[int]] = ..., base_versions: _Optional[_Iterable[int]] = ..., round: _Optional[int] = ..., lots: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Pull(_message.Message):
-    __slots__ = ("request", "base_versions")
+    __slots__ = ("request", "base_versions", "blocks")
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     BASE_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
     request: int
     base_versions: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, request: _Optional[int] = ..., base_versions: _Optional[_Iterable[int]] = ...) -> None: ...
+    blocks: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, request: _Optional[int] = ..., base_versions: _Optional[_Iterable[int]] = ..., blocks: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class InitialValues(_message.Message):
     __slots__ = ("grant", "blocks", "lengths", "payload", "padding")

@@ -32,6 +32,10 @@ class JobSettings:
     """Codec of parameters."""
     block_elements: int | None = None
     """Elements of a block at most; None derives it from the model."""
+    layouts: tuple[str, ...] = ()
+    """How workers of several ranks may split the model (`tp2`, `pp2xtp2`, ...): blocks are cut so that all of them fit."""
+    tensor_splits: tuple[tuple[str, int], ...] = ()
+    """(pattern, dimension that tensor parallelism cuts) for parameters whose name matches; the first match wins."""
     lease_seconds: float = 10.0
     """Silence after which a worker no longer counts."""
     expected_workers: int = 0

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..protos.common_pb2 import CodecOverride, JobSpecification, Mode
+from ..protos.common_pb2 import CodecOverride, JobSpecification, Mode, TensorSplit
 from .config import JobSettings
 
 MODE_OF_NAME = {"sync": Mode.MODE_SYNC, "bounded": Mode.MODE_BOUNDED, "async": Mode.MODE_ASYNC}
@@ -20,6 +20,8 @@ def job_message(settings: JobSettings, job_id: str, shard_addresses: Sequence[st
         push_codec=settings.push_codec,
         push_overrides=[CodecOverride(pattern=pattern, codec=codec) for pattern, codec in settings.push_overrides],
         pull_codec=settings.pull_codec,
+        layouts=settings.layouts,
+        tensor_splits=[TensorSplit(pattern=pattern, dimension=axis) for pattern, axis in settings.tensor_splits],
         block_elements=settings.block_elements or 0,
         lease_seconds=settings.lease_seconds,
         num_shards=len(shard_addresses),
@@ -41,6 +43,8 @@ def settings_of(job: JobSpecification) -> JobSettings:
         push_codec=job.push_codec,
         push_overrides=tuple((override.pattern, override.codec) for override in job.push_overrides),
         pull_codec=job.pull_codec,
+        layouts=tuple(job.layouts),
+        tensor_splits=tuple((split.pattern, split.dimension) for split in job.tensor_splits),
         block_elements=job.block_elements or None,
         lease_seconds=job.lease_seconds,
         expected_workers=job.expected_workers,

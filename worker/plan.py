@@ -11,6 +11,7 @@ from functools import cached_property
 
 from ..protos import common_pb2
 from ..protos.errors import SettingError
+from .grid import UNCUT, Box, Grid
 
 LARGEST_BLOCK_ELEMENTS = 1 << 20
 SMALLEST_BLOCK_ELEMENTS = 64
@@ -113,8 +114,12 @@ class ShardingPlan:
         )
 
 
-def make_plan(entries: Sequence[TableEntry], num_shards: int, block_elements: int = 0) -> ShardingPlan:
+def make_plan(
+    entries: Sequence[TableEntry], num_shards: int, block_elements: int = 0, grid: Grid = UNCUT
+) -> ShardingPlan:
     """Cuts every entry into blocks and places them. `block_elements` 0 = derived from the model's size.
+
+    No block crosses a line of the grid.
 
     Raises:
         SettingError: a block would not fit into one message.
@@ -124,7 +129,7 @@ def make_plan(entries: Sequence[TableEntry], num_shards: int, block_elements: in
         raise SettingError(
             f"block_elements={limit} is too large: a block must travel in one message; use at most {BLOCK_ELEMENTS_LIMIT}"
         )
-    cuts = [(i, cut) for i, entry in enumerate(entries) for cut in cut_blocks(entry.shape, limit)]
+    cuts = [(i, cut) for i, entry in enumerate(entries) for cut in _cut_on_grid(entry, grid, limit)]
     shards = place([math.prod(sizes) for _, (_, sizes) in cuts], num_shards)
     blocks = tuple(
         PlanBlock(number, i, offsets, sizes, shard, contiguous_span(entries[i].shape, offsets, sizes))
@@ -138,7 +143,13 @@ def default_block_elements(num_elements: int) -> int:
     return min(LARGEST_BLOCK_ELEMENTS, max(SMALLEST_BLOCK_ELEMENTS, num_elements // BLOCKS_PER_MODEL))
 
 
-def cut_blocks(shape: Sequence[int], limit: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+def _cut_on_grid(entry: TableEntry, grid: Grid, limit: int) -> Iterator[Box]:
+    for corner, extent in grid.cells([entry.name, *entry.aliases], entry.shape):
+        for offsets, sizes in cut_blocks(extent, limit):
+            yield tuple(a + b for a, b in zip(corner, offsets, strict=True)), sizes
+
+
+def cut_blocks(shape: Sequence[int], limit: int) -> Iterator[Box]:
     """Offsets and sizes of the blocks of a tensor, in row-major order, each of at most `limit` elements.
 
     Cuts run along the first dimension whose slices fit, the dimensions before it are taken one index at a time, so that
