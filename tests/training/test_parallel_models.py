@@ -1,0 +1,107 @@
+"""The example's GPT gives the same gradients however it is divided. No servers here: what differs is PyTorch's, or ours."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rank_groups import ROOT, rank_groups
+
+sys.path.insert(0, str(ROOT / "examples"))
+
+from parallel_bodies import Group, windows_of
+from parallel_gpt_layouts import Options, TrainingStep, build_parts
+from parallel_gpt_model import GPT, GPTShape
+
+from pushpull.worker.layout import Layout, parse_layout
+
+NUM_WINDOWS = 8
+SMALL = {"width": 32, "num_layers": 4, "num_heads": 4, "context": 16, "vocabulary": 101}
+TIED = {**SMALL, "tied": True}
+
+Case = tuple[str, dict[str, Any], dict[str, Any]]
+"""Layout, shape, options."""
+
+OF_TWO_RANKS: dict[str, Case] = {
+    "tp2": ("tp2", SMALL, {}),
+    "tp2 sequence parallel, checkpointed": ("tp2", SMALL, {"sequence_parallel": True, "checkpoint": True}),
+    "tp2 tied": ("tp2", TIED, {}),
+    "fsdp2": ("fsdp2", SMALL, {}),
+    "fsdp2 tied, checkpointed": ("fsdp2", TIED, {"checkpoint": True}),
+    "dp2": ("dp2", SMALL, {}),
+    "pp2 GPipe": ("pp2", SMALL, {"schedule": "gpipe"}),
+    "pp2 1F1B": ("pp2", SMALL, {"schedule": "1f1b"}),
+    "pp2 interleaved": ("pp2", SMALL, {"schedule": "interleaved"}),
+    "pp2 tied": ("pp2", TIED, {}),
+}
+OF_FOUR_RANKS: dict[str, Case] = {
+    "tp4": ("tp4", SMALL, {}),
+    "pp2xtp2": ("pp2xtp2", SMALL, {}),
+    "pp2xtp2 sequence parallel": ("pp2xtp2", SMALL, {"sequence_parallel": True}),
+    "fsdp2xtp2": ("fsdp2xtp2", SMALL, {}),
+    "pp2xfsdp2": ("pp2xfsdp2", SMALL, {"num_microbatches": 2}),
+}
+
+
+def whole_model(shape: GPTShape) -> GPT:
+    """With gradients of one step, in this process."""
+    ranks = Group(Layout(), 0, None)
+    (model,) = build_parts(shape, ranks, Options())
+    TrainingStep([model], ranks, Options())(windows_of(0, NUM_WINDOWS, shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """What each rank returned, by case. One group of processes for all cases of the same size."""
+    found: dict[str, list[Any]] = {}
+    for layout, cases in (("tp2", OF_TWO_RANKS), ("tp4", OF_FOUR_RANKS)):
+        with rank_groups(Path(tmp_path_factory.mktemp("ranks"))) as start:
+            arguments = [
+                {"layout": name, "shape": shape, "options": options} for name, shape, options in cases.values()
+            ]
+            by_rank = start(layout, "parallel_bodies:gradients", cases=arguments, num_windows=NUM_WINDOWS).results()
+        found |= {case: [results[number] for results in by_rank] for number, case in enumerate(cases)}
+    return found
+
+
+@pytest.mark.parametrize("case", [*OF_TWO_RANKS, *OF_FOUR_RANKS])
+def test_gradients_equal_those_of_the_whole_model(results: dict[str, list[Any]], case: str) -> None:
+    layout, sizes, _ = (OF_TWO_RANKS | OF_FOUR_RANKS)[case]
+    model = whole_model(GPTShape(**sizes))
+    expected = {name: parameter.grad for name, parameter in model.named_parameters()}
+    found = joined([rank["gradients"] for rank in results[case]], parse_layout(layout), tied=model.shape.tied)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert gradient is not None
+        if not name.endswith("k.bias"):  # exactly zero but for rounding: softmax does not see a shift
+            assert (found[name] - gradient).abs().max() <= 1e-5 * gradient.abs().max(), name
+
+
+def joined(by_rank: list[dict[str, torch.Tensor]], layout: Layout, tied: bool) -> dict[str, torch.Tensor]:
+    """Gradients of all stages. The two ends of a tied tensor on two stages each have a part of its gradient."""
+    whole: dict[str, torch.Tensor] = {}
+    for gradients in by_rank[:: layout.num_ranks // layout.pp]:
+        whole |= gradients
+    if tied and layout.pp > 1:
+        whole["wte.weight"] = whole["wte.weight"] + whole.pop("head.weight")
+    return whole
+
+
+@pytest.mark.parametrize("case", [*OF_TWO_RANKS, *OF_FOUR_RANKS])
+def test_every_rank_knows_the_loss_of_the_whole_batch(results: dict[str, list[Any]], case: str) -> None:
+    _, sizes, _ = (OF_TWO_RANKS | OF_FOUR_RANKS)[case]
+    ranks = Group(Layout(), 0, None)
+    shape = GPTShape(**sizes)
+    expected = TrainingStep(build_parts(shape, ranks, Options()), ranks, Options())(windows_of(0, NUM_WINDOWS, shape))
+    for rank in results[case]:
+        assert rank["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("case", ["tp2", "fsdp2", "pp2 1F1B", "tp4", "pp2xtp2"])
+def test_no_rank_holds_more_than_its_share(results: dict[str, list[Any]], case: str) -> None:
+    layout, sizes, _ = (OF_TWO_RANKS | OF_FOUR_RANKS)[case]
+    num_elements = sum(parameter.numel() for parameter in GPT(GPTShape(**sizes)).parameters())
+    for rank in results[case]:
+        assert rank["held"] <= 1.1 * num_elements / parse_layout(layout).num_ranks
