@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from parallel_gpt_layouts import Options, TrainingStep, build_parts
 from parallel_gpt_model import GPTShape
+from second_device import second_device
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
@@ -37,6 +38,12 @@ def gradients(cases: list[dict[str, Any]], num_windows: int) -> list[dict[str, A
     ]
 
 
+def gradients_on_two_devices(cases: list[dict[str, Any]], num_windows: int) -> list[dict[str, Any]]:
+    """The same where there is a second device."""
+    with second_device():
+        return gradients(cases, num_windows)
+
+
 def _gradients(layout: Layout, shape: GPTShape, options: Options, num_windows: int) -> dict[str, Any]:
     ranks = Group(layout, dist.get_rank(), init_device_mesh("cpu", layout.degrees, mesh_dim_names=DIMENSIONS))
     parts = build_parts(shape, ranks, options)
@@ -48,4 +55,4 @@ def _gradients(layout: Layout, shape: GPTShape, options: Options, num_windows: i
 
 def _whole(gradient: torch.Tensor | None) -> torch.Tensor:
     assert gradient is not None
-    return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+    return (gradient.full_tensor() if isinstance(gradient, DTensor) else gradient).cpu()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from rank_groups import ROOT, rank_groups
+from second_device import SECOND_DEVICE
 
 sys.path.insert(0, str(ROOT / "examples"))
 
@@ -23,6 +24,10 @@ TIED = {**SMALL, "tied": True}
 Case = tuple[str, dict[str, Any], dict[str, Any]]
 """Layout, shape, options."""
 
+OF_ONE_RANK: dict[str, Case] = {
+    "layers on two devices": ("plain", SMALL, {"devices": ["cpu", SECOND_DEVICE]}),
+    "layers on two devices, tied": ("plain", TIED, {"devices": ["cpu", SECOND_DEVICE]}),
+}
 OF_TWO_RANKS: dict[str, Case] = {
     "tp2": ("tp2", SMALL, {}),
     "tp2 sequence parallel, checkpointed": ("tp2", SMALL, {"sequence_parallel": True, "checkpoint": True}),
@@ -42,6 +47,8 @@ OF_FOUR_RANKS: dict[str, Case] = {
     "fsdp2xtp2": ("fsdp2xtp2", SMALL, {}),
     "pp2xfsdp2": ("pp2xfsdp2", SMALL, {"num_microbatches": 2}),
 }
+BY_SIZE = {"plain": OF_ONE_RANK, "tp2": OF_TWO_RANKS, "tp4": OF_FOUR_RANKS}
+EXACT = OF_ONE_RANK | OF_TWO_RANKS | OF_FOUR_RANKS
 
 
 def whole_model(shape: GPTShape) -> GPT:
@@ -56,19 +63,20 @@ def whole_model(shape: GPTShape) -> GPT:
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     """What each rank returned, by case. One group of processes for all cases of the same size."""
     found: dict[str, list[Any]] = {}
-    for layout, cases in (("tp2", OF_TWO_RANKS), ("tp4", OF_FOUR_RANKS)):
+    for layout, cases in BY_SIZE.items():
         with rank_groups(Path(tmp_path_factory.mktemp("ranks"))) as start:
             arguments = [
                 {"layout": name, "shape": shape, "options": options} for name, shape, options in cases.values()
             ]
-            by_rank = start(layout, "parallel_bodies:gradients", cases=arguments, num_windows=NUM_WINDOWS).results()
+            body = "gradients_on_two_devices" if layout == "plain" else "gradients"
+            by_rank = start(layout, f"parallel_bodies:{body}", cases=arguments, num_windows=NUM_WINDOWS).results()
         found |= {case: [results[number] for results in by_rank] for number, case in enumerate(cases)}
     return found
 
 
-@pytest.mark.parametrize("case", [*OF_TWO_RANKS, *OF_FOUR_RANKS])
+@pytest.mark.parametrize("case", EXACT)
 def test_gradients_equal_those_of_the_whole_model(results: dict[str, list[Any]], case: str) -> None:
-    layout, sizes, _ = (OF_TWO_RANKS | OF_FOUR_RANKS)[case]
+    layout, sizes, _ = EXACT[case]
     model = whole_model(GPTShape(**sizes))
     expected = {name: parameter.grad for name, parameter in model.named_parameters()}
     found = joined([rank["gradients"] for rank in results[case]], parse_layout(layout), tied=model.shape.tied)
@@ -89,9 +97,9 @@ def joined(by_rank: list[dict[str, torch.Tensor]], layout: Layout, tied: bool) -
     return whole
 
 
-@pytest.mark.parametrize("case", [*OF_TWO_RANKS, *OF_FOUR_RANKS])
+@pytest.mark.parametrize("case", EXACT)
 def test_every_rank_knows_the_loss_of_the_whole_batch(results: dict[str, list[Any]], case: str) -> None:
-    _, sizes, _ = (OF_TWO_RANKS | OF_FOUR_RANKS)[case]
+    _, sizes, _ = EXACT[case]
     ranks = Group(Layout(), 0, None)
     shape = GPTShape(**sizes)
     expected = TrainingStep(build_parts(shape, ranks, Options()), ranks, Options())(windows_of(0, NUM_WINDOWS, shape))
@@ -101,7 +109,7 @@ def test_every_rank_knows_the_loss_of_the_whole_batch(results: dict[str, list[An
 
 @pytest.mark.parametrize("case", ["tp2", "fsdp2", "pp2 1F1B", "tp4", "pp2xtp2"])
 def test_no_rank_holds_more_than_its_share(results: dict[str, list[Any]], case: str) -> None:
-    layout, sizes, _ = (OF_TWO_RANKS | OF_FOUR_RANKS)[case]
+    layout, sizes, _ = EXACT[case]
     num_elements = sum(parameter.numel() for parameter in GPT(GPTShape(**sizes)).parameters())
     for rank in results[case]:
         assert rank["held"] <= 1.1 * num_elements / parse_layout(layout).num_ranks
