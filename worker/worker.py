@@ -145,9 +145,12 @@ class Worker:
         return self._ledger.batch_weight
 
     @cached_property
-    def mesh(self) -> "DeviceMesh":
-        """The ranks as a mesh with the dimensions pp, dp, fsdp and tp; those that the layout does not use have size 1."""
-        return layout_mesh(self.layout, self._ranks.num_ranks)
+    def mesh(self) -> "DeviceMesh | None":
+        """The ranks as a mesh with the dimensions pp, dp, fsdp and tp; those that the layout does not use have size 1.
+
+        None for a worker of one process. Every rank asks for it together.
+        """
+        return None if self.num_ranks == 1 else layout_mesh(self.layout)
 
     @property
     def job(self) -> JobSpecification:
