@@ -29,6 +29,11 @@ class DataLedger:
         """Whether nothing that was given out waits for its step."""
         return not self._lots
 
+    @property
+    def num_samples(self) -> float:
+        """Samples given out since the last `take`."""
+        return self._num_samples
+
     def give_out(self, num_samples: float, lot: Lot | None = None) -> None:
         """User code has these samples now."""
         self._num_samples += num_samples

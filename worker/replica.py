@@ -152,17 +152,20 @@ class Replica:
             ReplacedError, ServerLostError, ServerUnreachableError: this worker cannot go on.
         """
         try:
-            self._membership.check()
-            if self._interrupted:
-                raise ExpiredError("the step before was interrupted")
-            if not self._active and not self._activate():
-                return StepKind.TOO_OLD
-            return self._take_step(request)
+            return self._take_step(request) if self._counts() else StepKind.TOO_OLD
         except ExpiredError as error:
-            logger.warning("worker %d joins again: %s", self._membership.worker_id, error)
-            self._interrupted = False
-            self.rejoin()
-            return StepKind.EXPIRED
+            return self._come_back(error)
+
+    def activate(self) -> StepKind | None:
+        """Counts from now on, and not from the next step only; others wait for this worker then.
+
+        None if the values in the model still hold. Else they were replaced, and the kind says why what was computed from
+        the old ones is void.
+        """
+        try:
+            return None if self._counts() else StepKind.TOO_OLD
+        except ExpiredError as error:
+            return self._come_back(error)
 
     def rejoin(self) -> None:
         """A new incarnation: everything is pulled, the open step's gradient is dropped, the residual stays."""
@@ -233,6 +236,19 @@ class Replica:
             time.sleep(ASK_AGAIN_SECONDS)
         self.clock = answer.clock
         self._pull(range(self.plan.num_shards), everything=True)
+
+    def _counts(self) -> bool:
+        """Sees to it that this worker counts. False if it did not, and the newest values were pulled."""
+        self._membership.check()
+        if self._interrupted:
+            raise ExpiredError("the step before was interrupted")
+        return self._active or self._activate()
+
+    def _come_back(self, error: ExpiredError) -> StepKind:
+        logger.warning("worker %d joins again: %s", self._membership.worker_id, error)
+        self._interrupted = False
+        self.rejoin()
+        return StepKind.EXPIRED
 
     def _activate(self) -> bool:
         """Counts from now on. False if the gradient at hand is too old: the newest values are pulled instead."""

@@ -22,12 +22,14 @@ from .config import WorkerConfig, worker_config
 from .data_ledger import DataLedger
 from .expectations import check_expectations
 from .gradient_encoder import check_overrides, encoders_of
+from .local_updates import LocalUpdates, OuterSettings
 from .membership import Membership
 from .metrics import MetricsEndpoint, WorkerMetrics
 from .model_table import ModelTable, model_table
-from .optimizer import OptimizerParts, RemoteOptimizer
+from .optimizer import RemoteOptimizer
 from .optimizer_values import check_momentum, check_supported, optimizer_specification, warn_of_bursts
 from .plan import make_plan
+from .recorded_steps import OptimizerParts
 from .recorder import Recorder
 from .registrar_client import RegistrarClient
 from .replica import Replica, ReplicaSettings
@@ -77,7 +79,7 @@ class Worker:
         self._recorder = Recorder(self._metrics)
         self._ledger = DataLedger()
         self._registrar = RegistrarClient(config.servers[0], config.patience_seconds, "patience_seconds")
-        self._optimizer: RemoteOptimizer | None = None
+        self._optimizer: RemoteOptimizer | LocalUpdates | None = None
         self._replica: Replica | None = None
         self._epoch = 0
         self._closed = False
@@ -147,39 +149,58 @@ class Worker:
             SettingError: a model or optimizer that cannot be trained this way.
             PlanMismatchError, OptimizerMismatchError: other workers have another; names the first difference.
         """
-        if self._optimizer is not None:
-            raise SettingError(
-                "this worker has an optimizer already; a job has one optimizer (give it all parameter groups)"
-            )
         if accumulate < 1 or (clip_norm is not None and clip_norm <= 0):
             raise SettingError(f"accumulate={accumulate} must be at least 1 and clip_norm={clip_norm} positive")
         check_supported(optimizer_class)
         # torch's own constructor judges the arguments and fills in the defaults.
         template = optimizer_class(model.parameters() if params is None else params, **kwargs)
-        table = model_table(model, template.param_groups)
-        specification = optimizer_specification(optimizer_class, template.param_groups, template.defaults)
-        _prepare_codecs(self.job, table, specification)
-        if encode_on_device:
-            _warm_up_devices(self.job, table)
-        plan = make_plan(table.entries, self.job.num_shards, self.job.block_elements)
         settings = ReplicaSettings(
             accumulate=accumulate,
             clip_norm=clip_norm,
             num_encoder_threads=_num_encoder_threads(),
             encode_on_device=encode_on_device,
         )
-        memory = TensorMemory(plan, table.tensors)
-        replica = Replica(self._membership, plan, memory, specification, table.num_parameters, settings)
-        try:
-            replica.start()
-        except BaseException:
-            replica.close()
-            raise
-        self._replica = replica
-        self._metrics.watch_residual(replica.encoder.residual_norm)
-        parts = OptimizerParts(table, replica, self._ledger, self._recorder)
-        self._optimizer = RemoteOptimizer(template.param_groups, template.defaults, parts)
-        return self._optimizer
+        parts = self._start(model, template, settings)
+        optimizer = RemoteOptimizer(template.param_groups, template.defaults, parts)
+        self._optimizer = optimizer
+        return optimizer
+
+    def local_updates(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        every: int,
+        outer_lr: float = 0.7,
+        outer_momentum: float = 0.9,
+        encode_on_device: bool = False,
+    ) -> LocalUpdates:
+        """Local SGD, DiLoCo: `every` steps of a local optimizer, then one push of how far they led.
+
+        The servers take (value last pulled - local value) for the gradient of SGD with Nesterov momentum. Rounds and clocks
+        count pushes. The first worker's model initialises the servers; every model holds their values on return.
+
+        Args:
+            model: all workers of a job must build the same one.
+            optimizer: any torch optimizer over parameters of the model; its state stays on this worker.
+            every: local steps between two pushes.
+            outer_lr: learning rate of the servers; 1 with outer_momentum=0 averages the workers' values.
+            outer_momentum: of the servers; 0: none.
+            encode_on_device: as for `optimizer`.
+
+        Raises:
+            SettingError: a model or settings that cannot be trained this way.
+            PlanMismatchError, OptimizerMismatchError: other workers have another; names the first difference.
+        """
+        settings = OuterSettings(every=every, learning_rate=outer_lr, momentum=outer_momentum)
+        outer = settings.optimizer(optimizer)
+        replica_settings = ReplicaSettings(
+            num_encoder_threads=_num_encoder_threads(), early=False, encode_on_device=encode_on_device
+        )
+        parts = self._start(model, outer, replica_settings)
+        local_updates = LocalUpdates(optimizer, outer, settings, parts)
+        self._optimizer = local_updates
+        return local_updates
 
     def share(
         self, data: "DataLoader[Any] | Dataset[Any]", *, batch_size: int | None = None, shuffle: bool = True
@@ -238,9 +259,41 @@ class Worker:
         if self._old_sigterm is not None:
             signal.signal(signal.SIGTERM, self._old_sigterm)
             self._old_sigterm = None
-        self.close(_failure_text(error))
+        try:
+            if error is None and self._optimizer is not None:
+                self._optimizer.flush()
+        except BaseException as failure:
+            error = failure
+            raise
+        finally:
+            self.close(_failure_text(error))
 
     # ---- inside ----
+
+    def _start(
+        self, model: torch.nn.Module, template: torch.optim.Optimizer, settings: ReplicaSettings
+    ) -> OptimizerParts:
+        """Enrols with a model and with what the servers run on it; the servers' values are in the model then."""
+        if self._replica is not None:
+            raise SettingError(
+                "this worker has an optimizer already; a job has one optimizer (give it all parameter groups)"
+            )
+        table = model_table(model, template.param_groups)
+        specification = optimizer_specification(type(template), template.param_groups, template.defaults)
+        _prepare_codecs(self.job, table, specification)
+        if settings.encode_on_device:
+            _warm_up_devices(self.job, table)
+        plan = make_plan(table.entries, self.job.num_shards, self.job.block_elements)
+        memory = TensorMemory(plan, table.tensors)
+        replica = Replica(self._membership, plan, memory, specification, table.num_parameters, settings)
+        try:
+            replica.start()
+        except BaseException:
+            replica.close()
+            raise
+        self._replica = replica
+        self._metrics.watch_residual(replica.encoder.residual_norm)
+        return OptimizerParts(table, replica, self._ledger, self._recorder)
 
     def _data_calls(self) -> DataCalls:
         return DataCalls(
@@ -261,11 +314,11 @@ class Worker:
 
     def _come_back(self) -> None:
         """The lease ran out while user code was busy: everything dealt before is somebody else's now."""
-        self._ledger.forget_dealt()
-        if self._replica is None:
+        if self._optimizer is None:
+            self._ledger.forget_dealt()
             self._membership.rejoin()
         else:
-            self._replica.rejoin()
+            self._optimizer.rejoin()
 
     def _skip_step(self) -> bool:
         if self._optimizer is None:
@@ -273,11 +326,15 @@ class Worker:
         return self._optimizer.skip_step()
 
     def _out_of_data(self) -> None:
+        if self._optimizer is not None:
+            self._optimizer.flush()
         # Nobody else's round waits for this worker: with bounded staleness its clock would.
         if self.job.mode == Mode.MODE_BOUNDED:
             self._stop_counting()
 
     def _stop_counting(self) -> None:
+        if self._optimizer is not None:
+            self._optimizer.flush()
         if self._replica is not None:
             self._replica.pause()
 
