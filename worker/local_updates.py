@@ -61,6 +61,8 @@ class Window:
     num_samples: float = 0.0
     touched: set[int] = field(default_factory=set)
     """Plan entries that had a gradient in any of them."""
+    counts: bool = False
+    """Others wait for this worker since the first of them."""
 
 
 class LocalUpdates(torch.optim.Optimizer):
@@ -129,7 +131,7 @@ class LocalUpdates(torch.optim.Optimizer):
             NonFiniteError: local training went astray; the model holds the servers' values again.
             RefusedError: a server refused the push; nothing changed there, and the window is lost.
         """
-        if self._values_replaced() and closure is None:
+        if not self._window.counts and self._values_replaced() and closure is None:
             return None
         weight = self._weight(num_samples)
         scaling = loss_scaling_of(self)
@@ -210,9 +212,10 @@ class LocalUpdates(torch.optim.Optimizer):
         self.state = self.inner.state
 
     def _values_replaced(self) -> bool:
-        """Sees to it that this worker counts while it trains; true if that brought other values."""
+        """Sees to it that this worker counts while it trains: asked once in a window. True if that brought other values."""
         kind = self._replica.activate()
         if kind is None:
+            self._window.counts = True
             return False
         if self._window.num_steps:
             logger.warning("%d local steps are lost", self._window.num_steps)

@@ -14,7 +14,7 @@ from pushpull.protos.registrar_pb2 import DealRequest, DealResponse
 from pushpull.protos.shard_pb2 import Outcome, Verdict
 from pushpull.worker import Worker, connect
 
-from .fake_servers import FakeServers
+from .fake_servers import FakeServers, wait_until
 from .small_model import SmallModel, assert_close, backward, small_model, spoil, values_of
 
 TAKE_OVER: dict[str, float] = {"outer_lr": 1.0, "outer_momentum": 0.0}
@@ -278,6 +278,20 @@ class TestOutcomes:
         assert all(torch.equal(a, b) for a, b in zip(pushed, model.parameters(), strict=True))
         train(model, optimizer, range(3))
         assert [shard.applied for shard in servers.shards] == [2, 2]
+
+    def test_a_lease_that_expires_in_silence_is_noticed_at_the_push(self, servers: FakeServers, worker: Worker) -> None:
+        model = small_model()
+        start = values_of(model)
+        optimizer = worker.local_updates(model, adam(model), every=2, **TAKE_OVER)
+        train(model, optimizer, range(1))
+        servers.expire()
+        wait_until(lambda: worker._membership._fenced is not None)
+        train(model, optimizer, range(1))
+        assert all(torch.equal(a, b) for a, b in zip(start, model.parameters(), strict=True))
+        train(model, optimizer, range(2))
+        assert [shard.applied for shard in servers.shards] == [1, 1]
+        report = worker._recorder.report()
+        assert (report.steps_applied, report.steps_dropped) == (1, 1)
 
     def test_a_worker_that_trains_counts_from_its_first_local_step(self, servers: FakeServers, worker: Worker) -> None:
         model = small_model()
