@@ -38,7 +38,7 @@ def a_worker(
 
 
 def an_end(worker_id: int, pid: int, exit_status: int | None) -> WorkerEnd:
-    return WorkerEnd(worker_id=worker_id, pid=pid, exit_status=exit_status, how="ended somehow")
+    return WorkerEnd(worker_id=worker_id, pids=(pid,), exit_status=exit_status, how="ended somehow")
 
 
 def a_run(status: JobStatus | None, *, error: str | None = None, job: Job | None = None) -> RunEnd:
