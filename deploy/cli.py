@@ -153,7 +153,7 @@ def worker(
     if group_size is not None and ranks is not None:
         raise SettingError("torchrun has started the ranks already (RANK and WORLD_SIZE are set): leave out --ranks.")
     shape = worker_shape(layout, group_size or ranks, "--ranks" if group_size is None else "WORLD_SIZE")
-    if group_size is None and shape.has_group:
+    if group_size is None and shape.num_ranks > 1:
         from .run_worker import run_ranks
         from .worker_processes import WorkerStart
 

@@ -61,6 +61,7 @@ def summary_object(end: RunEnd) -> dict[str, Any]:
         "push_codec": end.job.push_codec,
         "push_overrides": dict(end.job.push_overrides),
         "pull_codec": end.job.pull_codec,
+        "layouts": list(end.job.layouts),
         "workers": [_worker_object(worker) for worker in status.workers],
         "shards": [
             {

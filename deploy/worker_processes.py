@@ -43,11 +43,19 @@ class MeetingPlace:
 class WorkerProcesses:
     """The ranks of one worker. When one fails the others are ended too; its end is the worker's."""
 
-    def __init__(self, name: str, ranks: Sequence[Child], family: Family, meeting_place: MeetingPlace | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        ranks: Sequence[Child],
+        family: Family,
+        meeting_place: MeetingPlace | None = None,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> None:
         self.name = name
         self.ranks = tuple(ranks)
         self._family = family
         self._meeting_place = meeting_place  # to be kept as long as the ranks
+        self._grace_seconds = grace_seconds
         self._ended: list[int] = []
         self._stopping: Stopping | None = None
         for rank, child in enumerate(self.ranks):
@@ -85,7 +93,7 @@ class WorkerProcesses:
         if self._stopping is not None:
             self._stopping.has_ended()
         elif len(ended) < len(self.ranks) and self._first_failed() is not None:
-            self._stopping = Stopping(self.ranks, GRACE_SECONDS)
+            self._stopping = Stopping(self.ranks, self._grace_seconds)
         return len(ended) == len(self.ranks)
 
     def _first_failed(self) -> int | None:
@@ -105,7 +113,7 @@ def start_worker(family: Family, start: WorkerStart) -> WorkerProcesses:
     command += ["--metrics-listen", start.metrics_listen or "", "--guard-fd", str(family.guard_fd), *start.script]
     environment = worker_environment(start.num_processes) | device_variables(start.first_process)
     num_ranks = start.shape.num_ranks
-    meeting_place = open_meeting_place() if start.shape.has_group else None
+    meeting_place = open_meeting_place() if num_ranks > 1 else None
     ranks = []
     for rank in range(num_ranks):
         name = start.name if num_ranks == 1 else f"{start.name} rank {rank}".lstrip()

@@ -15,13 +15,6 @@ class WorkerShape:
     layout: str | None = None
     """Canonical text, e.g. tp2; None when only the script knows."""
 
-    @property
-    def has_group(self) -> bool:
-        """Whether its processes are a `torch.distributed` group: also a single rank that was given a layout, so that one
-        script fits unlike workers.
-        """
-        return self.num_ranks > 1 or self.layout is not None
-
 
 def worker_shape(layout: str | None, num_ranks: int | None, option: str) -> WorkerShape:
     """The shape of one worker. The layout says how many ranks it has; `option` is the name of what says `num_ranks`.
