@@ -24,6 +24,7 @@ from ..protos.registrar_pb2 import (
     ShardStatus,
     WorkerReport,
 )
+from .acknowledgements import Acknowledgements
 from .config import JobSettings
 from .consistency import Synchronous, policy_for
 from .dealing import DataDealer
@@ -31,6 +32,10 @@ from .enrolment import Enrolment
 from .leases import Leases
 from .roster import Roster, Worker
 from .rounds import Rounds
+from .start import Start
+
+MOST_RANKS = 1024
+"""Of one worker."""
 
 
 class Registrar:
@@ -44,7 +49,6 @@ class Registrar:
         self, settings: JobSettings, num_shards: int, tick_seconds: float, newest_incarnation: int = 0
     ) -> None:
         self._settings = settings
-        self._num_shards = num_shards
         self._roster = Roster(num_shards, Leases(settings.lease_seconds, tick_seconds), newest_incarnation)
         self._enrolment = Enrolment(num_shards)
         policy = policy_for(settings)
@@ -52,13 +56,10 @@ class Registrar:
         self._dealer = DataDealer(in_turns=self._rounds is not None)
         self._view_number = 0
         self._ready_view = 0
-        self._views_installed = dict.fromkeys(range(num_shards), 0)
-        self._plans_installed: set[int] = set()
+        self._acknowledged = Acknowledgements(num_shards)
         self._orders: list[RegistrarOrder] = []
-        self._opened_at: float | None = None
-        self._first_enrolled_at: float | None = None
+        self._start = Start(settings)
         self._last_close: float | None = None
-        self._shard_status: dict[int, ShardStatus] = {}
         self.lease_expiries = 0
         self.failures = 0
         self.longest_round_gap_seconds = 0.0
@@ -78,7 +79,7 @@ class Registrar:
     def phase(self) -> str:
         if not self._enrolment.initialised:
             return "initialising" if self._enrolment.plan else "waiting"
-        return "training" if self._opened_at is not None else "waiting"
+        return "training" if self._start.open else "waiting"
 
     @property
     def roster(self) -> Roster:
@@ -89,11 +90,11 @@ class Registrar:
     def num_workers(self) -> int:
         """Live trainers, or the expected ones until training has begun."""
         live = len(self._roster.trainers())
-        return max(live, self._settings.expected_workers) if self._opened_at is None else live
+        return live if self._start.open else max(live, self._settings.expected_workers)
 
     def installed_everywhere(self, view_number: int) -> bool:
         """Whether every shard has installed this view or a newer one."""
-        return min(self._views_installed.values()) >= view_number
+        return self._acknowledged.newest_common_view >= view_number
 
     def take_orders(self) -> list[RegistrarOrder]:
         """What has to be sent to every shard since the last call, in order."""
@@ -103,7 +104,15 @@ class Registrar:
     # ---- calls by workers ----
 
     def join(self, now: float, request: JoinRequest) -> JoinResponse:
-        """Grants an incarnation and a lease; fences the id's earlier incarnation."""
+        """Grants an incarnation and a lease for each of its ranks; fences the id's earlier incarnation.
+
+        Raises:
+            BadRequestError: too many ranks.
+        """
+        if request.num_ranks > MOST_RANKS:
+            raise BadRequestError(
+                f"num_ranks={request.num_ranks} is too many for one worker; use at most {MOST_RANKS}, or more workers"
+            )
         worker_id = request.worker_id if request.worker_id >= 0 else self._roster.free_id()
         previous = self._roster.live_holder(worker_id)
         if previous is not None:
@@ -124,16 +133,15 @@ class Registrar:
             )
         if worker.state == "joined":
             worker.state = "enrolled"
-        if self._first_enrolled_at is None:
-            self._first_enrolled_at = now
+        self._start.enrolled(now)
         if self._enrolment.initialised:
             if not self.installed_everywhere(self._ready_view):
                 return _wait("waiting for every shard to take its parameters over")
             self._maybe_open(now)
             return EnrolResponse(state=EnrolResponse.STATE_READY, clock=self._job_clock())
-        if len(self._plans_installed) < self._num_shards:
-            missing = sorted(set(range(self._num_shards)) - self._plans_installed)
-            return _wait(f"waiting for shard {missing[0]} to take the plan")
+        missing = self._acknowledged.first_without_plan
+        if missing is not None:
+            return _wait(f"waiting for shard {missing} to take the plan")
         return self._offer_grant(now, worker)
 
     def activate(self, now: float, worker_id: int, incarnation: int, last_clock: int) -> ActivateResponse:
@@ -144,8 +152,8 @@ class Registrar:
         if worker.state == "joined" or not self._enrolment.initialised:
             raise StepError(f"worker {worker_id} is not enrolled; call worker.optimizer() first")
         self._maybe_open(now, starting=True)
-        if self._opened_at is None:
-            return ActivateResponse(open=False, message=self._missing_message())
+        if not self._start.open:
+            return ActivateResponse(open=False, message=self._start.missing_message(self._roster))
         if worker.state != "active":
             self._activate(now, worker, last_clock)
         return ActivateResponse(open=True, first_round=worker.first_round, clock=worker.start_clock)
@@ -156,31 +164,42 @@ class Registrar:
         if worker.state == "active":
             self._pause(worker)
 
-    def heartbeat(self, now: float, worker_id: int, incarnation: int, report: WorkerReport) -> None:
-        """Renews the lease."""
-        self._roster.caller(now, worker_id, incarnation).report.CopyFrom(report)
+    def heartbeat(self, now: float, worker_id: int, incarnation: int, report: WorkerReport, rank: int = 0) -> None:
+        """Renews the lease of one rank."""
+        self._roster.caller(now, worker_id, incarnation, rank).reports[rank].CopyFrom(report)
 
     def deal(self, now: float, request: DealRequest) -> DealResponse:
         """Deals lots of data; see `dealing.py`."""
         worker = self._roster.caller(now, request.worker_id, request.incarnation)
-        if self._opened_at is None and worker.state == "enrolled" and self._settings.expected_workers > 0:
+        if not self._start.open and worker.state == "enrolled" and self._settings.expected_workers > 0:
             self._maybe_open(now)
-            if self._opened_at is None:
+            if not self._start.open:
                 return DealResponse(state=DealResponse.STATE_WAIT)
         return self._dealer.deal(request, set(self._roster.members()))
 
-    def leave(self, now: float, worker_id: int, incarnation: int, report: WorkerReport, failure: str) -> None:
-        """The worker ends; with a text, it failed. Leaving twice is once."""
+    def leave(
+        self, now: float, worker_id: int, incarnation: int, report: WorkerReport, failure: str, rank: int = 0
+    ) -> None:
+        """A rank ends. With rank 0, or with a text that says how it failed, the whole worker ends. Leaving twice is once.
+
+        Of another rank that ends cleanly nothing more is expected, while its worker lives on until rank 0 leaves.
+        """
         worker = self._roster.find(worker_id, incarnation)
-        if worker is None or not worker.live:
+        if worker is None:
             return
-        worker.report.CopyFrom(report)
+        worker.check_rank(rank)
+        worker.reports[rank].CopyFrom(report)
+        if not worker.live:
+            return
+        if rank > 0 and not failure:
+            self._roster.end_rank(worker, rank)
+            return
         self._end(worker, "failed" if failure else "left", ErrorCode.BAD_STEP)
         self.failures += bool(failure)
         self._publish_view()
 
     def shard_statuses(self) -> list[ShardStatus]:
-        return [status for _, status in sorted(self._shard_status.items())]
+        return self._acknowledged.statuses
 
     @property
     def agreed(self) -> tuple[Plan, OptimizerSpecification] | None:
@@ -195,10 +214,9 @@ class Registrar:
         """Takes in what a shard says. Repeating a report changes nothing."""
         match report.WhichOneof("report"):
             case "plan_installed":
-                self._plans_installed.add(shard)
+                self._acknowledged.plan_installed(shard)
             case "view_installed":
-                number = report.view_installed.number
-                self._views_installed[shard] = max(self._views_installed[shard], number)
+                self._acknowledged.view_installed(shard, report.view_installed.number)
             case "initialised":
                 if self._enrolment.shard_initialised(shard, report.initialised.grant):
                     self._orders.append(
@@ -221,10 +239,9 @@ class Registrar:
             case "settled":
                 self._settled(now, shard, report)
             case "alive":
-                for incarnation in report.alive.incarnations:
-                    self._roster.renew(now, incarnation)
+                self._roster.renew(now, report.alive)
             case "status":
-                self._shard_status[shard] = report.status
+                self._acknowledged.status(shard, report.status)
         self._close_rounds(now)
 
     # ---- time ----
@@ -260,7 +277,7 @@ class Registrar:
     # ---- start ----
 
     def _offer_grant(self, now: float, worker: Worker) -> EnrolResponse:
-        if self._enrolment.grant_holder is None and self._may_initialise(now, worker):
+        if self._enrolment.grant_holder is None and self._start.may_initialise(now, worker):
             grant = self._enrolment.open_grant(worker.incarnation)
             self._orders.append(RegistrarOrder(initialise=Initialise(grant=grant, incarnation=worker.incarnation)))
         if self._enrolment.grant_holder == worker.incarnation:
@@ -268,36 +285,16 @@ class Registrar:
         holder = next((w.worker_id for w in self._roster if w.incarnation == self._enrolment.grant_holder), 0)
         return _wait(f"waiting for worker {holder} to initialise the servers")
 
-    def _may_initialise(self, now: float, worker: Worker) -> bool:
-        if worker.observer:
-            return False
-        fixed_ids = self._settings.expected_workers > 0
-        return not fixed_ids or worker.worker_id == 0 or self._waited_enough(now)
-
-    def _waited_enough(self, now: float) -> bool:
-        enrolled = self._first_enrolled_at
-        return enrolled is not None and now - enrolled > self._settings.start_timeout_seconds
-
     def _maybe_open(self, now: float, starting: bool = False) -> None:
         """Opens round 1 when everybody expected is there, or the start has waited long enough."""
-        if self._opened_at is not None or not self._enrolment.initialised:
+        if self._start.open or not self._enrolment.initialised:
             return
-        expected = self._settings.expected_workers
-        ready = [w for w in self._roster if w.state in ("enrolled", "paused") and not w.observer]
-        gone = [w for w in self._roster if not w.live and not w.observer]
-        if not (ready or starting):
+        ready = self._start.ready(now, self._roster, starting)
+        if ready is None:
             return
-        if len(ready) + len(gone) < expected and not self._waited_enough(now):
-            return
-        self._opened_at = self._last_close = now
-        for worker in ready if expected else []:
+        self._start.open, self._last_close = True, now
+        for worker in ready if self._settings.expected_workers else []:
             self._activate(now, worker, 0)
-
-    def _missing_message(self) -> str:
-        expected = self._settings.expected_workers
-        ready = {w.worker_id for w in self._roster if w.state == "enrolled"}
-        missing = [str(number) for number in range(expected) if number not in ready]
-        return f"waiting for worker {', '.join(missing)} of {expected} before the first step"
 
     # ---- progress ----
 
@@ -355,7 +352,7 @@ class Registrar:
             self._dealer.give_back(list(settled.lots))
 
     def _close_rounds(self, now: float) -> None:
-        if self._rounds is None or self._opened_at is None:
+        if self._rounds is None or not self._start.open:
             return
         if not self.installed_everywhere(self._view_number):
             return

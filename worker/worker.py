@@ -30,6 +30,7 @@ from .model_table import ModelTable, read_model
 from .optimizer import OptimizerParts, RemoteOptimizer
 from .optimizer_values import check_momentum, check_supported, optimizer_specification, warn_of_bursts
 from .plan import make_plan
+from .ranks.grad_scaler import RankGradScaler
 from .ranks.model import rank_model
 from .ranks.start import grid_of, layout_mesh, layout_with, open_ranks
 from .recorder import Recorder
@@ -144,9 +145,12 @@ class Worker:
         return self._ledger.batch_weight
 
     @cached_property
-    def mesh(self) -> "DeviceMesh":
-        """The ranks as a mesh with the dimensions pp, dp, fsdp and tp; those that the layout does not use have size 1."""
-        return layout_mesh(self.layout, self._ranks.num_ranks)
+    def mesh(self) -> "DeviceMesh | None":
+        """The ranks as a mesh with the dimensions pp, dp, fsdp and tp; those that the layout does not use have size 1.
+
+        None for a worker of one process. Every rank asks for it together.
+        """
+        return None if self.num_ranks == 1 else layout_mesh(self.layout)
 
     @property
     def job(self) -> JobSpecification:
@@ -231,6 +235,15 @@ class Worker:
         used = OptimizerParts(table, replica, self._ledger, self._recorder)
         self._optimizer = RemoteOptimizer(template.param_groups, template.defaults, used)
         return self._optimizer
+
+    def grad_scaler(self, device: str = "cuda", **settings: Any) -> torch.amp.GradScaler:
+        """A loss scaler for fp16: torch's own, or with several ranks one on whose verdict all of them agree.
+
+        `settings` are those of torch.amp.GradScaler. Every rank makes one, also a pipeline stage that computes no loss.
+        """
+        if self.num_ranks == 1:
+            return torch.amp.GradScaler(device, **settings)
+        return RankGradScaler(self._ranks, device, **settings)
 
     def share(
         self, data: "DataLoader[Any] | Dataset[Any]", *, batch_size: int | None = None, shuffle: bool = True

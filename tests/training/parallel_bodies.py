@@ -1,0 +1,101 @@
+"""What ranks run in tests of parallel models. Every function here is a body of `rank_groups`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from parallel_gpt_layouts import Options, TrainingStep, build_parts
+from parallel_gpt_model import GPT, GPTShape
+from second_device import second_device
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor
+
+from pushpull.worker import connect
+from pushpull.worker.layout import DIMENSIONS, Layout, parse_layout
+
+LEARNING_RATE = 3e-3
+
+
+@dataclass(frozen=True)
+class Group:
+    """Ranks without a worker."""
+
+    layout: Layout
+    rank: int
+    mesh: DeviceMesh | None
+
+
+def windows_of(step: int, num_windows: int, shape: GPTShape) -> torch.Tensor:
+    """The batch of a step, int64 [num_windows, context + 1]: numbers that grow by 1, 2 or 3, which can be learned."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    first = torch.randint(shape.vocabulary, (num_windows, 1), generator=generator)
+    stride = torch.randint(1, 4, (num_windows, 1), generator=generator)
+    return (first + stride * torch.arange(shape.context + 1)) % shape.vocabulary
+
+
+def gradients(cases: list[dict[str, Any]], num_windows: int) -> list[dict[str, Any]]:
+    """One step for each case {layout, shape, options}: its loss and whole gradients by name, of what this rank holds."""
+    dist.init_process_group("gloo")
+    return [
+        _gradients(parse_layout(c["layout"]), GPTShape(**c["shape"]), Options(**c["options"]), num_windows)
+        for c in cases
+    ]
+
+
+def gradients_on_two_devices(cases: list[dict[str, Any]], num_windows: int) -> list[dict[str, Any]]:
+    """The same where there is a second device."""
+    with second_device():
+        return gradients(cases, num_windows)
+
+
+def _gradients(layout: Layout, shape: GPTShape, options: Options, num_windows: int) -> dict[str, Any]:
+    ranks = Group(layout, dist.get_rank(), init_device_mesh("cpu", layout.degrees, mesh_dim_names=DIMENSIONS))
+    parts = build_parts(shape, ranks, options)
+    loss = TrainingStep(parts, ranks, options)(windows_of(0, num_windows, shape))
+    found = {name: p for part in parts for name, p in part.named_parameters()}
+    held = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in found.values())
+    return {"loss": loss, "held": held, "gradients": {name: _whole(p.grad) for name, p in found.items()}}
+
+
+def _whole(gradient: torch.Tensor | None) -> torch.Tensor:
+    assert gradient is not None
+    return (gradient.full_tensor() if isinstance(gradient, DTensor) else gradient).cpu()
+
+
+def train(shape: dict[str, Any], options: dict[str, Any], num_steps: int, windows: tuple[int, int, int]) -> list[float]:
+    """The loss of each step. `windows`: (first, one past last) of the batch that are this worker's, and its size."""
+    first, last, num_windows = windows
+    settings = Options(**options)
+    with torch.device("meta"):
+        whole = GPT(GPTShape(**shape))
+    with connect() as worker:
+        parts = build_parts(whole.shape, worker, settings)
+        optimizer = worker.optimizer(parts, torch.optim.AdamW, whole=whole, lr=LEARNING_RATE)
+        step = TrainingStep(parts, worker, settings)
+        losses = []
+        for number in range(num_steps):
+            losses.append(step(windows_of(number, num_windows, whole.shape)[first:last]))
+            optimizer.step(num_samples=last - first)
+            optimizer.zero_grad()
+    return losses
+
+
+def train_on_two_devices(**arguments: Any) -> list[float]:
+    """The same where there is a second device."""
+    with second_device():
+        return train(**arguments)
+
+
+def train_plain(shape: dict[str, Any], num_steps: int, num_windows: int) -> list[float]:
+    """In this process, without servers: the loss of each step."""
+    alone = Group(Layout(), 0, None)
+    (model,) = build_parts(GPTShape(**shape), alone, Options())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
+    step = TrainingStep([model], alone, Options())
+    losses = []
+    for number in range(num_steps):
+        losses.append(step(windows_of(number, num_windows, model.shape)))
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses
