@@ -80,8 +80,8 @@ def main() -> None:
         step = TrainingStep(parts, worker, options)
         losses: list[float] = []
         while len(losses) < arguments.steps:
-            for windows in worker.share(loader):  # the worker's batch, the same in each of its ranks
-                losses.append(step(windows))
+            for windows in worker.share(loader):  # what this rank works on of the worker's batch
+                losses.append(step(windows, worker.batch_weight))
                 optimizer.step()  # every rank pushes and pulls its own part
                 optimizer.zero_grad()
                 schedule.step()

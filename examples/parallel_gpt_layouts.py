@@ -46,7 +46,7 @@ class Ranks(Protocol):
     @property
     def rank(self) -> int: ...
     @property
-    def mesh(self) -> DeviceMesh | None: ...  # None if there is only one rank
+    def mesh(self) -> DeviceMesh: ...  # of more than one rank
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _build_part(shape: GPTShape, stage: int, num_stages: int, ranks: Ranks, opti
         piece.to_empty(device=options.devices[0])
         # A tied head on another stage than the embedding must start as the embedding does.
         initialise(piece, "wte" if shape.tied and name == "head" else name, options.seed)
-        if ranks.mesh is not None and ranks.layout.tp > 1:
+        if ranks.layout.tp > 1:
             cut_tensors(part, name, ranks.mesh["tp"], options.sequence_parallel)
         if options.checkpoint and isinstance(piece, Layer):
             # Not the reentrant kind: it fires gradient hooks twice, the first time with a part of the sum.
@@ -101,7 +101,7 @@ def _build_part(shape: GPTShape, stage: int, num_stages: int, ranks: Ranks, opti
     part.tie()
     if len(options.devices) > 1:
         place(part, options.devices)
-    if ranks.mesh is not None and ranks.layout.num_data_ranks > 1:
+    if ranks.layout.num_data_ranks > 1:
         shard(part, ranks.mesh, ranks.layout)
     return part
 
@@ -176,30 +176,25 @@ def _move_inputs(device: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> 
 
 
 class TrainingStep:
-    """Forward and backward of one batch of the worker, however it is divided. Call it in every rank with the same batch."""
+    """Forward and backward of one batch, however the worker divides it. Every rank of the worker calls it together."""
 
     def __init__(self, parts: Sequence[GPT], ranks: Ranks, options: Options) -> None:
-        self._ranks, self._options = ranks, options
-        self._run = Pipeline(parts, ranks, options) if ranks.layout.pp > 1 else Whole(parts[0], options)
+        self._layout, self._device = ranks.layout, options.devices[0]
+        self._run = Pipeline(parts, ranks, options) if self._layout.pp > 1 else Whole(parts[0], options)
 
-    def __call__(self, windows: Tensor) -> float:
-        """Adds the gradients of the worker's mean loss; returns that loss. windows: [batch, time + 1] of int64."""
-        layout, num_windows = self._ranks.layout, len(windows)
-        if num_windows < layout.num_data_ranks:
-            raise ValueError(
-                f"{num_windows} windows cannot be divided between {layout.num_data_ranks} ranks; use larger batches"
-            )
-        mine = windows.tensor_split(layout.num_data_ranks)[layout.data_rank(self._ranks.rank)]
-        share = len(mine) / num_windows
-        # `fully_shard` averages over ranks as if all had as much data.
-        loss = self._run(mine.to(self._options.devices[0]), share * layout.num_data_ranks)
-        return self._mean_loss(share * loss)
+    def __call__(self, windows: Tensor, weight: float = 1.0) -> float:
+        """Adds the gradients of the worker's mean loss; returns that loss.
 
-    def _mean_loss(self, part: Tensor) -> float:
-        """Of the whole batch, in every rank. `part` is 0 on all but the last stage."""
-        if self._ranks.layout.num_ranks > 1:
-            dist.all_reduce(part)
-        return float(part) / self._ranks.layout.tp  # these saw the same data
+        Args:
+            windows: this rank's part of the batch, int64 [batch, time + 1]; ranks of one stage or of one tensor-parallel
+                group have the same.
+            weight: of its mean loss, if the parts are unequal (`worker.batch_weight`): `fully_shard` averages over ranks.
+        """
+        loss = weight * self._run(windows.to(self._device), weight)
+        if self._layout.num_ranks > 1:
+            # Only the last stage knows the loss, and each rank that of its own data.
+            dist.all_reduce(loss)
+        return float(loss) / (self._layout.num_data_ranks * self._layout.tp)
 
 
 class Whole:
@@ -220,7 +215,6 @@ class Pipeline:
     """Micro-batches through the stages. Every stage is told the whole batch; the first reads the text, the last the targets."""
 
     def __init__(self, parts: Sequence[GPT], ranks: Ranks, options: Options) -> None:
-        assert ranks.mesh is not None
         self._parts, self._options = parts, options
         self._group = ranks.mesh.get_group("pp")
         self._num_stages = ranks.layout.pp * len(parts)

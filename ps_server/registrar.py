@@ -30,6 +30,7 @@ from .consistency import Synchronous, policy_for
 from .dealing import DataDealer
 from .enrolment import Enrolment
 from .leases import Leases
+from .progress import Progress
 from .roster import Roster, Worker
 from .rounds import Rounds
 from .start import Start
@@ -54,6 +55,7 @@ class Registrar:
         policy = policy_for(settings)
         self._rounds = Rounds(policy, num_shards) if isinstance(policy, Synchronous) else None
         self._dealer = DataDealer(in_turns=self._rounds is not None)
+        self._progress = Progress(self._roster, self._rounds, self._dealer, self._activate)
         self._view_number = 0
         self._ready_view = 0
         self._acknowledged = Acknowledgements(num_shards)
@@ -138,7 +140,7 @@ class Registrar:
             if not self.installed_everywhere(self._ready_view):
                 return _wait("waiting for every shard to take its parameters over")
             self._maybe_open(now)
-            return EnrolResponse(state=EnrolResponse.STATE_READY, clock=self._job_clock())
+            return EnrolResponse(state=EnrolResponse.STATE_READY, clock=self._progress.job_clock)
         missing = self._acknowledged.first_without_plan
         if missing is not None:
             return _wait(f"waiting for shard {missing} to take the plan")
@@ -232,12 +234,11 @@ class Registrar:
                     self._publish_view()
                     self._ready_view = self._view_number
             case "staged":
-                self._staged(now, shard, report)
-            case "refused" if self._rounds is not None:
-                if self._roster.is_live(report.refused.worker_id, report.refused.incarnation):
-                    self._dealer.give_back(self._rounds.refused(report.refused))
+                self._progress.staged(now, shard, report.staged)
+            case "refused":
+                self._progress.refused(report.refused)
             case "settled":
-                self._settled(now, shard, report)
+                self._progress.settled(now, shard, report.settled)
             case "alive":
                 self._roster.renew(now, report.alive)
             case "status":
@@ -298,13 +299,8 @@ class Registrar:
 
     # ---- progress ----
 
-    def _job_clock(self) -> int:
-        if self._rounds is not None:
-            return self._rounds.closed
-        return self._roster.smallest_clock()
-
     def _activate(self, now: float, worker: Worker, last_clock: int) -> None:
-        smallest = self._job_clock() if self._roster.members() else 0
+        smallest = self._progress.job_clock if self._roster.members() else 0
         largest = max((other.clock for other in self._roster), default=0)
         worker.start_clock = worker.clock = max(smallest, min(last_clock, largest), worker.clock)
         worker.first_round = self.rounds_closed + 1
@@ -317,39 +313,6 @@ class Registrar:
         if self._rounds is not None:
             self._rounds.forget(worker.worker_id, worker.incarnation)
         self._publish_view()
-
-    def _staged(self, now: float, shard: int, report: ShardReport) -> None:
-        staged = report.staged
-        if self._rounds is None:
-            raise BadRequestError("a shard reported a staged step, but the job has no rounds")
-        if not self._roster.is_live(staged.worker_id, staged.incarnation):
-            return
-        worker = self._roster[staged.worker_id]
-        if worker.state == "paused":
-            self._activate(now, worker, worker.clock)
-        worker.last_progress = now
-        self._dealer.give_back(self._rounds.staged(shard, staged))
-        if shard == 0 and not staged.lots:
-            self._dealer.not_sharing(staged.worker_id)
-
-    def _settled(self, now: float, shard: int, report: ShardReport) -> None:
-        settled = report.settled
-        worker = self._roster.find(settled.worker_id, settled.incarnation)
-        if worker is None:
-            return
-        if settled.applied:
-            worker.settled[shard] = max(worker.settled.get(shard, 0), settled.step)
-        if shard != 0:
-            return
-        worker.last_progress = now
-        worker.clock += 1
-        if worker.state == "paused":
-            # Only a suspended worker ends steps: one that paused by itself has all its outcomes. It counts again.
-            self._activate(now, worker, worker.clock)
-        if settled.lots_done:
-            self._dealer.done(list(settled.lots))
-        else:
-            self._dealer.give_back(list(settled.lots))
 
     def _close_rounds(self, now: float) -> None:
         if self._rounds is None or not self._start.open:
@@ -370,17 +333,9 @@ class Registrar:
 
     def _suspend_stuck(self, now: float) -> None:
         """Pauses a member that others wait for and that has ended no step for too long."""
-        timeout = self._settings.progress_timeout_seconds
-        if timeout == 0 or len(self._roster.members()) < 2:
-            return
-        if self._rounds is not None:
-            waited_for = self._rounds.waiting_for(self._roster.members())
-        else:
-            slowest = self._job_clock()
-            waited_for = [id_ for id_ in self._roster.members() if self._roster[id_].clock == slowest]
-        for worker_id in waited_for:
-            if now - self._roster[worker_id].last_progress > timeout and len(self._roster.members()) > 1:
-                self._pause(self._roster[worker_id])
+        for worker in self._progress.stuck(now, self._settings.progress_timeout_seconds):
+            if len(self._roster.members()) > 1:
+                self._pause(worker)
 
 
 def _wait(message: str) -> EnrolResponse:

@@ -8,11 +8,12 @@ import torch.distributed as dist
 from parallel_gpt_layouts import Options, TrainingStep, build_parts
 from parallel_gpt_model import GPT, GPTShape
 from second_device import second_device
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from pushpull.worker import connect
 from pushpull.worker.layout import DIMENSIONS, Layout, parse_layout
+from pushpull.worker.share import batch_weight, part_of
 
 LEARNING_RATE = 3e-3
 
@@ -23,7 +24,7 @@ class Group:
 
     layout: Layout
     rank: int
-    mesh: DeviceMesh | None
+    mesh: Any = None
 
 
 def windows_of(step: int, num_windows: int, shape: GPTShape) -> torch.Tensor:
@@ -34,28 +35,29 @@ def windows_of(step: int, num_windows: int, shape: GPTShape) -> torch.Tensor:
     return (first + stride * torch.arange(shape.context + 1)) % shape.vocabulary
 
 
-def gradients(cases: list[dict[str, Any]], num_windows: int) -> list[dict[str, Any]]:
-    """One step for each case {layout, shape, options}: its loss and whole gradients by name, of what this rank holds."""
+def gradients(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One step for each case {layout, shape, options, num_windows}: its loss and whole gradients by name, of this rank."""
     dist.init_process_group("gloo")
-    return [
-        _gradients(parse_layout(c["layout"]), GPTShape(**c["shape"]), Options(**c["options"]), num_windows)
-        for c in cases
-    ]
+    return [_gradients(**case) for case in cases]
 
 
-def gradients_on_two_devices(cases: list[dict[str, Any]], num_windows: int) -> list[dict[str, Any]]:
+def gradients_on_two_devices(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same where there is a second device."""
     with second_device():
-        return gradients(cases, num_windows)
+        return gradients(cases)
 
 
-def _gradients(layout: Layout, shape: GPTShape, options: Options, num_windows: int) -> dict[str, Any]:
-    ranks = Group(layout, dist.get_rank(), init_device_mesh("cpu", layout.degrees, mesh_dim_names=DIMENSIONS))
-    parts = build_parts(shape, ranks, options)
-    loss = TrainingStep(parts, ranks, options)(windows_of(0, num_windows, shape))
-    found = {name: p for part in parts for name, p in part.named_parameters()}
-    held = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in found.values())
-    return {"loss": loss, "held": held, "gradients": {name: _whole(p.grad) for name, p in found.items()}}
+def _gradients(layout: str, shape: dict[str, Any], options: dict[str, Any], num_windows: int) -> dict[str, Any]:
+    found = parse_layout(layout)
+    ranks = Group(found, dist.get_rank(), init_device_mesh("cpu", found.degrees, mesh_dim_names=DIMENSIONS))
+    parts = build_parts(GPTShape(**shape), ranks, Options(**options))
+    place = found.data_rank(ranks.rank), found.num_data_ranks
+    first, size = part_of(num_windows, place)
+    windows = windows_of(0, num_windows, parts[0].shape)[first : first + size]
+    loss = TrainingStep(parts, ranks, Options(**options))(windows, batch_weight(num_windows, place))
+    held = {name: p for part in parts for name, p in part.named_parameters()}
+    num_held = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in held.values())
+    return {"loss": loss, "num_held": num_held, "gradients": {name: _whole(p.grad) for name, p in held.items()}}
 
 
 def _whole(gradient: torch.Tensor | None) -> torch.Tensor:
@@ -89,7 +91,7 @@ def train_on_two_devices(**arguments: Any) -> list[float]:
 
 def train_plain(shape: dict[str, Any], num_steps: int, num_windows: int) -> list[float]:
     """In this process, without servers: the loss of each step."""
-    alone = Group(Layout(), 0, None)
+    alone = Group(Layout(), 0)
     (model,) = build_parts(GPTShape(**shape), alone, Options())
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
     step = TrainingStep([model], alone, Options())
