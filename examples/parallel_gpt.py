@@ -78,6 +78,7 @@ def main() -> None:
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: learning_rate_factor(n, arguments.steps))
         scaler = worker.grad_scaler(torch.device(options.devices[0]).type, enabled=options.autocast == "fp16")
+        optimizer.attach_scaler(scaler)  # so that gradients may leave while backward still runs
         step = TrainingStep(parts, worker, options, scaler.scale)
         losses: list[float] = []
         while len(losses) < arguments.steps:
