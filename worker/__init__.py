@@ -1,5 +1,6 @@
 """Workers: training scripts connect to the servers here."""
 
-from .worker import Worker, connect
+from .connection import connect
+from .worker import Worker
 
 __all__ = ["Worker", "connect"]

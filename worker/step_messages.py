@@ -27,6 +27,8 @@ class StepRequest:
     unchanged: bool = True
     """False: gradients may have changed since backward without a trace."""
     skip: bool = False
+    reduced: bool = False
+    """They are the worker's already, alike on every rank that holds them."""
 
 
 @dataclass(frozen=True, kw_only=True)
