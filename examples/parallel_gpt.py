@@ -77,12 +77,15 @@ def main() -> None:
             parts, torch.optim.AdamW, whole=whole, lr=arguments.learning_rate, weight_decay=0.1
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: learning_rate_factor(n, arguments.steps))
-        step = TrainingStep(parts, worker, options)
+        scaler = worker.grad_scaler(torch.device(options.devices[0]).type, enabled=options.autocast == "fp16")
+        optimizer.attach_scaler(scaler)  # so that gradients may leave while backward still runs
+        step = TrainingStep(parts, worker, options, scaler.scale)
         losses: list[float] = []
         while len(losses) < arguments.steps:
             for windows in worker.share(loader):  # what this rank works on of the worker's batch
                 losses.append(step(windows, worker.batch_weight))
-                optimizer.step()  # every rank pushes and pulls its own part
+                scaler.step(optimizer)  # every rank pushes and pulls its own part
+                scaler.update()
                 optimizer.zero_grad()
                 schedule.step()
                 worker.log(loss=losses[-1])

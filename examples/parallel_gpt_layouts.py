@@ -63,8 +63,7 @@ class Options:
     checkpoint: bool = False
     """Layers compute their activations again in the backward pass instead of keeping them."""
     autocast: str = "fp32"
-    scale: Callable[[Tensor], Tensor] = lambda loss: loss
-    """Of the loss, for fp16: the `scale` of a gradient scaler."""
+    """How activations are computed; parameters stay fp32."""
     seed: int = 0
 
 
@@ -175,12 +174,19 @@ def _move_inputs(device: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> 
 # ---- a step ----
 
 
+def unscaled(loss: Tensor) -> Tensor:
+    return loss
+
+
 class TrainingStep:
     """Forward and backward of one batch, however the worker divides it. Every rank of the worker calls it together."""
 
-    def __init__(self, parts: Sequence[GPT], ranks: Ranks, options: Options) -> None:
+    def __init__(
+        self, parts: Sequence[GPT], ranks: Ranks, options: Options, scale: Callable[[Tensor], Tensor] = unscaled
+    ) -> None:
+        """`scale` of the loss, for fp16: `worker.grad_scaler(...).scale`."""
         self._layout, self._device = ranks.layout, options.devices[0]
-        self._run = Pipeline(parts, ranks, options) if self._layout.pp > 1 else Whole(parts[0], options)
+        self._run = Pipeline(parts, ranks, options, scale) if self._layout.pp > 1 else Whole(parts[0], options, scale)
 
     def __call__(self, windows: Tensor, weight: float = 1.0) -> float:
         """Adds the gradients of the worker's mean loss; returns that loss.
@@ -200,22 +206,22 @@ class TrainingStep:
 class Whole:
     """Without a pipeline."""
 
-    def __init__(self, model: GPT, options: Options) -> None:
-        self._model, self._options = model, options
+    def __init__(self, model: GPT, options: Options, scale: Callable[[Tensor], Tensor]) -> None:
+        self._model, self._options, self._scale = model, options, scale
 
     def __call__(self, windows: Tensor, weight: float) -> Tensor:
         with _autocast(self._options):
             logits = self._model(windows[:, :-1])
             loss = loss_of(logits, windows[:, 1:].to(logits.device))
-        (self._options.scale(loss) * weight).backward()
+        (self._scale(loss) * weight).backward()
         return loss.detach()
 
 
 class Pipeline:
     """Micro-batches through the stages. Every stage is told the whole batch; the first reads the text, the last the targets."""
 
-    def __init__(self, parts: Sequence[GPT], ranks: Ranks, options: Options) -> None:
-        self._parts, self._options = parts, options
+    def __init__(self, parts: Sequence[GPT], ranks: Ranks, options: Options, scale: Callable[[Tensor], Tensor]) -> None:
+        self._parts, self._options, self._scale = parts, options, scale
         self._group = ranks.mesh.get_group("pp")
         self._num_stages = ranks.layout.pp * len(parts)
         self._first_stage, *_ = ranks.layout.coordinates(ranks.rank)
@@ -257,7 +263,7 @@ class Pipeline:
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         loss = loss_of(logits, targets)
         self._losses.append(loss.detach())
-        return self._options.scale(loss) * (self._weight / self._options.num_microbatches)
+        return self._scale(loss) * (self._weight / self._options.num_microbatches)
 
 
 def _autocast(options: Options) -> AbstractContextManager[object]:

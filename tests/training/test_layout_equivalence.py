@@ -25,8 +25,6 @@ def expected() -> list[float]:
     [
         pytest.param("tp2", {}, id="TP 2"),
         pytest.param("tp4", {}, id="TP 4"),
-        pytest.param("tp2", {"sequence_parallel": True}, id="TP 2, sequence parallel"),
-        pytest.param("pp2", {"schedule": "gpipe"}, id="PP 2, GPipe"),
         pytest.param("pp2", {"schedule": "1f1b"}, id="PP 2, 1F1B"),
         pytest.param("pp2", {"schedule": "interleaved"}, id="PP 2, interleaved"),
         pytest.param("fsdp2", {}, id="FSDP 2"),
