@@ -39,6 +39,8 @@ class Job:
     settles: dict[Key, Outcome.Kind]
     """What becomes of whose open step when the job is done."""
     round: int
+    trust_ratios: dict[int, float] = field(default_factory=dict)
+    """Of each parameter updated here, by position in the plan; decided while the job is applied, if the optimizer has any."""
 
 
 @dataclass

@@ -225,6 +225,10 @@ class Registrar:
                     self._roster.renew(now, incarnation)
             case "status":
                 self._shard_status[shard] = report.status
+            case "norms":
+                order = RegistrarOrder(norms=report.norms)
+                order.norms.shard = shard
+                self._orders.append(order)
         self._close_rounds(now)
 
     # ---- time ----

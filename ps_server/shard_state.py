@@ -25,6 +25,7 @@ from ..protos.shard_pb2 import Commit, Outcome, Pull, PullDone, Verdict
 from .consistency import Policy
 from .effects import AnswerPull, AppliedPart, Counters, Dismiss, Effect, Job, Key, PullTicket, Report, Run, Tell
 from .membership import Membership
+from .norms import StepNorms
 from .reports import refused_report, settled_report, staged_report
 from .steps import OpenStep, StagedFrame, StepLedger
 
@@ -46,12 +47,14 @@ class ShardState:
         pushed_ids: Iterable[int],
         versions: NDArray[np.int64],
         check_groups: Callable[[Sequence[ParameterGroup]], None],
+        norms: StepNorms,
     ) -> None:
         self._shard = shard
         self._policy = policy
         self._pushed_ids = frozenset(pushed_ids)
         self._versions = versions
         self._check_groups = check_groups
+        self._norms = norms
         self.membership = Membership()
         self.counters = Counters()
         self.round = 0
@@ -240,19 +243,8 @@ class ShardState:
                 settles[key] = Outcome.KIND_LATE
         self._jobs_decided += 1
         numbers = [dict(group.numbers) for group in record.groups]
-        return [
-            Run(
-                Job(
-                    self._jobs_decided,
-                    parts,
-                    numbers,
-                    None,
-                    self.membership.num_active,
-                    settles,
-                    record.round,
-                )
-            )
-        ]
+        num_members = self.membership.num_active
+        return [Run(Job(self._jobs_decided, parts, numbers, None, num_members, settles, record.round))]
 
     # ---- from the applying threads ----
 
@@ -274,7 +266,7 @@ class ShardState:
 
     def reports_again(self) -> list[ShardReport]:
         """What the registrar may have missed while the link was down. Repeating it changes nothing."""
-        reports = list(self._refusals.values())
+        reports = [*self._refusals.values(), *self._norms.reports_again()]
         for ledger in self._ledgers.values():
             if ledger.open is not None and ledger.open.commit is not None and self._policy.waits_for_round:
                 reports.append(staged_report(ledger, ledger.open.commit))
@@ -362,7 +354,8 @@ class ShardState:
         ledger.settle(outcome, lots)
         self.membership.advance(ledger.worker_id)
         self.counters.steps_applied += kind == Outcome.KIND_APPLIED
-        told: list[Effect] = [Tell((ledger.worker_id, ledger.incarnation), outcome)]
+        norms = self._norms.settled(ledger.worker_id, ledger.incarnation, step)
+        told: list[Effect] = [*map(Report, norms), Tell((ledger.worker_id, ledger.incarnation), outcome)]
         return told if self._policy.waits_for_round else [Report(settled_report(ledger, outcome)), *told]
 
     def _settle_refused(self, ledger: StepLedger, step: OpenStep) -> list[Effect]:

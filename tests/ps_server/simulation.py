@@ -9,9 +9,9 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
-from raw_worker import encode, plan_for
+from raw_worker import encode, plan_for, sgd
 
-from pushpull.protos.common_pb2 import OptimizerSpecification, ParameterGroup
+from pushpull.protos.common_pb2 import OptimizerSpecification, Plan
 from pushpull.protos.errors import FencedError
 from pushpull.protos.registrar_pb2 import (
     EnrolRequest,
@@ -28,6 +28,7 @@ from pushpull.protos.registrar_pb2 import (
     WorkerReport,
 )
 from pushpull.protos.shard_pb2 import Commit, Frames, Outcome, PullDone, Verdict
+from pushpull.ps_server.apply import Pass
 from pushpull.ps_server.config import JobSettings
 from pushpull.ps_server.effects import AnswerPull, Effect, Job, Report, Run, Tell
 from pushpull.ps_server.job import job_message
@@ -60,6 +61,12 @@ class SimulatedShard:
     reports: deque[ShardReport] = field(default_factory=deque)
     jobs: deque[Job] = field(default_factory=deque)
     rounds: list[RoundRecord] = field(default_factory=list)
+    passes: deque[Pass] | None = None
+    """Of the job in front, once it has begun."""
+
+    @property
+    def may_run(self) -> bool:
+        return bool(self.jobs) and (not self.passes or self.passes[0].ready())
 
     @property
     def values(self) -> np.ndarray:
@@ -99,6 +106,8 @@ class Simulation:
         faults: Faults | None = None,
         num_shards: int = 2,
         num_samples: list[float] | None = None,
+        plan: Plan | None = None,
+        optimizer: OptimizerSpecification | None = None,
         **settings: object,
     ) -> None:
         self.random = random.Random(seed)
@@ -108,8 +117,8 @@ class Simulation:
         self.now = 0.0
         self.dead: list[SimulatedWorker] = []
         self.history: list[Pulled] = []
-        self.plan = plan_for(num_shards)
-        self.optimizer = OptimizerSpecification(name="SGD", groups=[ParameterGroup(numbers={"lr": 1.0})])
+        self.plan = plan or plan_for(num_shards)
+        self.optimizer = optimizer or sgd(lr=1.0)
         self.registrar = Registrar(self.settings, num_shards, tick_seconds=0.1)
         job = job_message(self.settings, "job", ["a"] * num_shards)
         install = InstallPlan(job=job, plan=self.plan, optimizer=self.optimizer)
@@ -137,7 +146,7 @@ class Simulation:
         for number, shard in enumerate(self.shards):
             choices += [(self._order, (number,))] if shard.orders else []
             choices += [(self._report, (number,))] if shard.reports else []
-            choices += [(self._run_job, (number,))] if shard.jobs else []
+            choices += [(self._run_job, (number,))] if shard.may_run else []
             for worker in [*self.workers, *self.dead]:
                 choices += [(self._up, (worker, number))] if worker.up[number] else []
                 choices += [(self._down, (worker, number))] if worker.down[number] else []
@@ -312,6 +321,8 @@ class Simulation:
             case "close":
                 simulated.rounds.append(order.close)
                 self._carry_out(number, simulated.shard.state.close(order.close))
+            case "norms":
+                simulated.shard.norms.take(order.norms)
 
     def _report(self, number: int) -> None:
         report = self.shards[number].reports.popleft()
@@ -324,11 +335,21 @@ class Simulation:
                 shard.orders.append(order)
 
     def _run_job(self, number: int) -> None:
+        """The next pass of the job in front; the job is done behind its last."""
         simulated = self.shards[number]
-        job = simulated.jobs.popleft()
-        for bundle in simulated.shard.store.bundles:
-            simulated.shard.applier.apply(bundle, job)
-        self._carry_out(number, simulated.shard.state.finish(job))
+        job = simulated.jobs[0]
+        if simulated.passes is None:
+            simulated.passes = deque(simulated.shard.applier.passes(job) if job.parts else ())
+        if simulated.passes:
+            current = simulated.passes.popleft()
+            current.begin()
+            for bundle in simulated.shard.store.bundles:
+                current.over(bundle)
+            simulated.reports.extend(current.end())
+        if not simulated.passes:
+            simulated.jobs.popleft()
+            simulated.passes = None
+            self._carry_out(number, simulated.shard.state.finish(job))
 
     def _carry_out(self, number: int, effects: list[Effect]) -> None:
         simulated = self.shards[number]
