@@ -124,7 +124,8 @@ class EightBitSlots(Slots):
         self._coded: dict[str, _CodedSlot] = {}
         self._writes = np.zeros(len(ranges), dtype=np.int64)
         self._scratch = ThreadScratch()
-        warm_up()
+        if ranges:  # who only asks how much memory it takes, as the registrar does, need not wait for the compiler
+            warm_up()
 
     @property
     def bytes_per_element(self) -> float:
