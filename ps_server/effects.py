@@ -37,6 +37,8 @@ class Job:
     settles: dict[Key, Outcome.Kind]
     """What becomes of whose open step when the job is done."""
     round: int
+    num_samples: float = 0.0
+    """Weight of all parts together; synchronous mode only."""
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Pulls that have not been answered, one at most for each stream. Pure."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,23 @@ from .consistency import Policy
 from .effects import AnswerPull, Counters, Effect, Job, PullTicket
 from .keys import Key, StreamKey
 from .membership import Membership
+
+
+@dataclass(frozen=True)
+class RoundSize:
+    """What the newest round that applied anything was made of; nothing outside synchronous mode."""
+
+    num_workers: int = 0
+    num_samples: float = 0.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the shard has come."""
+
+    jobs_done: int
+    round: int
+    round_size: RoundSize
 
 
 class WaitingPulls:
@@ -34,11 +52,11 @@ class WaitingPulls:
         """Those that will be answered when the job is done: they may be sent its values as they are made."""
         return [ticket for key, ticket in self._tickets.items() if ticket.step and key.worker in job.settles]
 
-    def answer(self, jobs_done: int, closed_round: int, last_step: Callable[[Key], int]) -> list[Effect]:
+    def answer(self, progress: Progress, last_step: Callable[[Key], int]) -> list[Effect]:
         """Answers every pull that may be answered now; `last_step` is the newest settled step of a worker."""
         effects: list[Effect] = []
         for key, ticket in list(self._tickets.items()):
-            if ticket.after_job > jobs_done or last_step(key.worker) < ticket.step:
+            if ticket.after_job > progress.jobs_done or last_step(key.worker) < ticket.step:
                 continue
             lag = self._membership.clock_lag(key.worker_id)
             if not self._policy.may_answer(lag):
@@ -49,7 +67,9 @@ class WaitingPulls:
             done = PullDone(
                 request=ticket.request,
                 step=ticket.step,
-                round=closed_round,
+                round=progress.round,
+                num_workers=progress.round_size.num_workers,
+                num_samples=progress.round_size.num_samples,
                 clock=self._membership.clock(key.worker_id),
                 smallest_clock=self._membership.smallest_clock(key.worker_id),
             )

@@ -29,7 +29,7 @@ from .effects import AppliedPart, Counters, Dismiss, Effect, Job, PullTicket, Re
 from .keys import Key, StreamKey
 from .ledgers import Ledgers
 from .membership import Membership
-from .pulls import WaitingPulls, merged_versions
+from .pulls import Progress, RoundSize, WaitingPulls, merged_versions
 from .reports import refused_report, settled_report, staged_report
 from .shares import Share, Shares
 from .steps import OpenStep, Part, StagedFrame, StepLedger
@@ -76,6 +76,7 @@ class ShardState:
         self._ledgers = Ledgers(self.membership, self._shares)
         self._refusals: dict[Key, ShardReport] = {}
         self._pulls = WaitingPulls(policy, self.membership, self.counters)
+        self._round_size = RoundSize()
         self._jobs_decided = 0
         self._jobs_done = 0
 
@@ -233,6 +234,7 @@ class ShardState:
                     self.membership.num_active,
                     settles,
                     record.round,
+                    total,
                 )
             )
         ]
@@ -247,6 +249,8 @@ class ShardState:
         """The job is applied: settle its steps, answer pulls."""
         self._jobs_done = job.sequence
         self.round = max(self.round, job.round)
+        if job.round and job.parts:
+            self._round_size = RoundSize(len(job.parts), job.num_samples)
         effects: list[Effect] = []
         for key, kind in job.settles.items():
             ledger = self._ledgers.find(key)
@@ -363,4 +367,5 @@ class ShardState:
 
     def _answer(self) -> list[Effect]:
         """Answers every pull that may be answered now."""
-        return self._pulls.answer(self._jobs_done, self.round, self._ledgers.last_step)
+        progress = Progress(self._jobs_done, self.round, self._round_size)
+        return self._pulls.answer(progress, self._ledgers.last_step)

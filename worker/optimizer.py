@@ -7,8 +7,9 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from ..protos.errors import SettingError
+from .learning_rate import LearningRateFactor
 from .loss_scaling import loss_scaling_of, reciprocal
-from .optimizer_values import group_numbers
+from .optimizer_values import group_numbers, scaled_rates
 from .recorded_steps import OptimizerParts, RecordedSteps, weight_of
 from .saved_state import STATE_KEY, load_memory, saved_state, warn_of_local_state
 from .step_messages import StepRequest
@@ -24,8 +25,16 @@ class RemoteOptimizer(torch.optim.Optimizer):
     # torch.amp.GradScaler then calls step() in every iteration, with the attributes grad_scale and found_inf.
     _step_supports_amp_scaling = True
 
-    def __init__(self, param_groups: list[dict[str, Any]], defaults: dict[str, Any], parts: OptimizerParts) -> None:
+    def __init__(
+        self,
+        param_groups: list[dict[str, Any]],
+        defaults: dict[str, Any],
+        parts: OptimizerParts,
+        lr_factor: LearningRateFactor | None = None,
+    ) -> None:
         super().__init__(param_groups, defaults)
+        self._lr_factor = lr_factor
+        self._num_workers = parts.num_workers
         self._replica = parts.replica
         self._ledger = parts.ledger
         self._steps = RecordedSteps(parts)
@@ -56,6 +65,11 @@ class RemoteOptimizer(torch.optim.Optimizer):
                 loss = closure()
         self._step(num_samples)
         return loss
+
+    @property
+    def lr_factor(self) -> float:
+        """What learning rates of the newest step were multiplied by; see `LearningRateScaling`."""
+        return 1.0 if self._lr_factor is None else self._lr_factor.value
 
     def attach_scaler(self, scaler: "torch.amp.GradScaler") -> None:
         """Lets gradients be sent early although they are scaled: they are divided by the scaler's scale on the way."""
@@ -108,7 +122,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         weight = weight_of(num_samples, data.num_samples)
         request = StepRequest(
             gradients={i: tensor.grad for i, tensor in self._pushed.items() if tensor.grad is not None},
-            groups=group_numbers(self.param_groups, self.defaults),
+            groups=scaled_rates(group_numbers(self.param_groups, self.defaults), self._next_lr_factor(weight)),
             num_samples=weight,
             lots=[lot.id for lot in data.lots],
             factor=scaling.factor,
@@ -116,6 +130,15 @@ class RemoteOptimizer(torch.optim.Optimizer):
             skip=scaling.overflow or weight == 0,
         )
         self._steps.take(request, data)
+
+    def _next_lr_factor(self, num_samples: float) -> float:
+        if self._lr_factor is None:
+            return 1.0
+        position = self._replica.position
+        if position.num_workers:
+            return self._lr_factor.advance(position.num_workers, position.num_samples)
+        expected = self._num_workers()
+        return self._lr_factor.advance(expected, expected * num_samples)
 
     def _watch(self, index: int, tensor: torch.Tensor) -> RemovableHandle:
         on_gradient = self._replica.on_gradient

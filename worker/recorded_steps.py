@@ -1,7 +1,7 @@
 """Steps of a replica as every optimizer here takes them: timed, counted, and with their data settled."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ..protos.common_pb2 import ParameterGroup
@@ -24,6 +24,8 @@ class OptimizerParts:
     replica: Replica
     ledger: DataLedger
     recorder: Recorder
+    num_workers: Callable[[], int]
+    """In the job at this moment, the same on every rank."""
 
 
 class RecordedSteps:

@@ -287,9 +287,7 @@ class Replica:
     def _note(self, answers: Iterable[PullDone]) -> None:
         """Where the worker stands is where its slowest rank does."""
         self.position.note(list(answers))
-        position = self.position
-        values = self._ranks.smallest([position.round, position.smallest_clock, -position.own_clock])
-        position.round, position.smallest_clock, position.own_clock = values[0], values[1], -values[2]
+        self.position.agree(self._ranks.smallest)
 
     def _level(self, rounds: Sequence[int]) -> None:
         """After a late step shards may have answered with different rounds: pulls again from those behind."""

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +19,9 @@ from ..protos.registrar_pb2 import DealRequest, DealResponse
 from .assembly import GivenModel, Seat, start_replica
 from .config import WorkerConfig
 from .data_ledger import DataLedger
+from .ending import end_process, failure_text
 from .expectations import check_expectations
+from .learning_rate import LearningRateFactor, LearningRateScaling
 from .local_updates import LocalUpdates, OuterSettings
 from .membership import Membership
 from .metrics import MetricsEndpoint, WorkerMetrics
@@ -141,6 +143,7 @@ class Worker:
         whole: torch.nn.Module | None = None,
         accumulate: int = 1,
         clip_norm: float | None = None,
+        lr_scaling: LearningRateScaling | None = None,
         encode_on_device: bool = False,
         **kwargs: Any,
     ) -> RemoteOptimizer:
@@ -157,6 +160,7 @@ class Worker:
                 values do not matter: it may be on the meta device.
             accumulate: backward passes that make one step.
             clip_norm: largest norm of this worker's gradient over all parameters (of all ranks).
+            lr_scaling: makes learning rates follow the size of the joint batch; synchronous mode only.
             encode_on_device: encode gradients where they lie (CUDA: Triton kernels), so that only frames are copied to
                 the host. The same bytes; not yet tried on a GPU, so not the default.
             kwargs: the optimizer's own.
@@ -167,6 +171,11 @@ class Worker:
         """
         if accumulate < 1 or (clip_norm is not None and clip_norm <= 0):
             raise SettingError(f"accumulate={accumulate} must be at least 1 and clip_norm={clip_norm} positive")
+        if lr_scaling is not None and self.job.mode != Mode.MODE_SYNC:
+            raise SettingError(
+                "lr_scaling follows the joint batch of a synchronous round; without rounds every worker's batch is an update "
+                "of its own, whatever the number of workers: leave it out, or use mode=sync"
+            )
         check_supported(optimizer_class)
         # torch's own constructor judges the arguments and fills in the defaults.
         given = GivenModel.of(model, whole)
@@ -178,7 +187,8 @@ class Worker:
             encode_on_device=encode_on_device,
         )
         parts = self._start(given, template, settings)
-        optimizer = RemoteOptimizer(template.param_groups, template.defaults, parts)
+        factor = None if lr_scaling is None else LearningRateFactor(lr_scaling)
+        optimizer = RemoteOptimizer(template.param_groups, template.defaults, parts, factor)
         self._optimizer = optimizer
         return optimizer
 
@@ -287,7 +297,7 @@ class Worker:
     def __enter__(self) -> "Worker":
         in_main_thread = threading.current_thread() is threading.main_thread()
         if in_main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            self._old_sigterm = signal.signal(signal.SIGTERM, _end_process)
+            self._old_sigterm = signal.signal(signal.SIGTERM, end_process)
         return self
 
     def __exit__(
@@ -303,7 +313,7 @@ class Worker:
             error = failure
             raise
         finally:
-            self.close(_failure_text(error))
+            self.close(failure_text(error))
 
     # ---- inside ----
 
@@ -316,7 +326,13 @@ class Worker:
         seat = Seat(self._membership, self._ranks, self.layout)
         table, self._replica = start_replica(model, template, settings, seat)
         self._metrics.watch_residual(self._replica.encoder.residual_norm)
-        return OptimizerParts(table, self._replica, self._ledger, self._recorder)
+        return OptimizerParts(
+            table,
+            self._replica,
+            self._ledger,
+            self._recorder,
+            lambda: self._ranks.from_first(lambda: self.num_workers),
+        )
 
     def _data_calls(self) -> DataCalls:
         return DataCalls(
@@ -374,14 +390,3 @@ def _number(value: Any) -> float:
 
 def _num_encoder_threads() -> int:
     return max(1, min(MOST_ENCODER_THREADS, (os.cpu_count() or 1) // 2))
-
-
-def _failure_text(error: BaseException | None) -> str:
-    """What the registrar is told; a process that was asked to end has not failed."""
-    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0, 128 + signal.SIGTERM)):
-        return ""
-    return f"{type(error).__name__}: {error}"
-
-
-def _end_process(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)

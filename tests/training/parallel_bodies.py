@@ -83,6 +83,26 @@ def train(shape: dict[str, Any], options: dict[str, Any], num_steps: int, window
     return losses
 
 
+def train_locally(
+    shape: dict[str, Any], options: dict[str, Any], num_steps: int, num_windows: int, every: int
+) -> list[float]:
+    """The loss of each step of a worker that pushes every few of them, to servers that take its values over as they are."""
+    settings = Options(**options)
+    with torch.device("meta"):
+        whole = GPT(GPTShape(**shape))
+    with connect() as worker:
+        parts = build_parts(whole.shape, worker, settings)
+        inner = torch.optim.AdamW([p for part in parts for p in part.parameters()], lr=LEARNING_RATE, foreach=False)
+        optimizer = worker.local_updates(parts, inner, every=every, outer_lr=1.0, outer_momentum=0.0, whole=whole)
+        step = TrainingStep(parts, worker, settings)
+        losses = []
+        for number in range(num_steps):
+            losses.append(step(windows_of(number, num_windows, whole.shape)))
+            optimizer.step()
+            optimizer.zero_grad()
+    return losses
+
+
 def train_on_two_devices(**arguments: Any) -> list[float]:
     """The same where there is a second device."""
     with second_device():

@@ -31,6 +31,7 @@ def expected() -> list[float]:
         pytest.param("pp2", {"schedule": "interleaved"}, id="PP 2, interleaved"),
         pytest.param("fsdp2", {}, id="FSDP 2"),
         pytest.param("pp2xtp2", {}, id="PP 2 x TP 2"),
+        pytest.param("dp2", {}, id="DP 2"),
         pytest.param("plain", {"devices": ["cpu", SECOND_DEVICE]}, id="two devices"),
     ],
 )
