@@ -10,6 +10,8 @@ from parallel_gpt_model import TENSOR_SPLITS
 from rank_groups import rank_groups
 from second_device import SECOND_DEVICE
 
+from pushpull.worker.layout import parse_layout
+
 NUM_STEPS, NUM_WINDOWS = 30, 8
 SHAPE = {"width": 32, "num_layers": 4, "num_heads": 4, "context": 16, "vocabulary": 101}
 LAYOUTS = ("tp2", "tp4", "pp2", "fsdp2", "pp2xtp2")
@@ -33,7 +35,7 @@ def expected() -> list[float]:
         pytest.param("plain", {"devices": ["cpu", SECOND_DEVICE]}, id="two devices"),
     ],
 )
-def test_the_loss_curve_is_that_of_plain_torch(
+def test_the_loss_curve_is_that_of_plain_torch_and_every_rank_pushes_its_share(
     expected: list[float], tmp_path: Path, layout: str, options: dict[str, Any]
 ) -> None:
     body = "train_on_two_devices" if "devices" in options else "train"
@@ -50,3 +52,9 @@ def test_the_loss_curve_is_that_of_plain_torch(
         )
         for losses in group.results():
             assert losses == pytest.approx(expected, rel=0, abs=1e-4)
+        (worker,) = cluster.status().workers
+    pushed = [rank.bytes_pushed for rank in worker.ranks or [worker.report]]
+    assert len(pushed) == parse_layout(layout).num_ranks
+    assert max(pushed) <= 1.1 * sum(pushed) / len(pushed)
+    assert worker.report.steps_applied == NUM_STEPS
+    assert worker.report.steps_restaged == 0

@@ -13,17 +13,24 @@ class RankGradients:
     """This rank's view of the worker's gradients."""
 
     def __init__(
-        self, ranks: Ranks, parameters: Mapping[int, torch.Tensor], reduction: GradientReduction | None = None
+        self,
+        ranks: Ranks,
+        parameters: Mapping[int, torch.Tensor],
+        reduction: GradientReduction | None = None,
+        in_microbatches: bool = False,
     ) -> None:
-        """`parameters` of this process by plan entry; `reduction` None: every gradient is whole as autograd leaves it."""
+        """Of the parameters of this process, by plan entry.
+
+        Args:
+            reduction: None: no gradient has to be added to another rank's.
+            in_microbatches: a pipeline runs backward several times for one step, how often for a parameter is its schedule's
+                business.
+        """
+        self.whole_after_backward = reduction is None and not in_microbatches
+        """Whether a gradient may leave while backward still runs."""
         self._ranks = ranks
         self._parameters = parameters
         self._reduction = reduction
-
-    @property
-    def whole_after_backward(self) -> bool:
-        """Whether a gradient may leave while backward still runs."""
-        return self._reduction is None
 
     def reduced(self, gradients: Mapping[int, torch.Tensor]) -> Mapping[int, torch.Tensor]:
         """The worker's gradients, where this rank's have to be added to those of others. All ranks call it together."""
