@@ -29,6 +29,17 @@ def model_table(model: torch.nn.Module, param_groups: Sequence[Mapping[str, Any]
     Raises:
         SettingError: a parameter cannot be trained this way, or a group holds a tensor that is not in the model.
     """
+    table = described_model(model, param_groups)
+    for entry, tensor in zip(table.entries, table.tensors, strict=True):
+        if tensor.is_meta:
+            raise SettingError(
+                f"{entry.name} is on the meta device and holds no values; move the model to a device first"
+            )
+    return table
+
+
+def described_model(model: torch.nn.Module, param_groups: Sequence[Mapping[str, Any]]) -> ModelTable:
+    """As `model_table`, also of a model on the meta device: what a plan needs to know is there, values are not."""
     root = unwrapped(model)
     group_of = {id(p): number for number, group in enumerate(param_groups) for p in group["params"]}
     parameters = _named(root.named_parameters(remove_duplicate=False))
@@ -82,10 +93,6 @@ def _parameter_entry(tensor: torch.Tensor, names: list[str], group_of: Mapping[i
     if not tensor.is_floating_point():
         raise SettingError(
             f"parameter {name} has type {tensor.dtype}; only real floating-point parameters can be trained"
-        )
-    if tensor.is_meta:
-        raise SettingError(
-            f"parameter {name} is on the meta device and holds no values; move the model to a device first"
         )
     group = group_of.get(id(tensor), -1) if tensor.requires_grad else -1
     return TableEntry(name, tuple(tensor.shape), tensor.requires_grad, tuple(names[1:]), group)
