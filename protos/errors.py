@@ -23,6 +23,9 @@
     ├── RetryableError                 the same request may succeed soon
     │   ├── UnknownIncarnationError    the shard has not seen this incarnation's view yet
     │   └── NotReadyError              parameters are not initialised yet
+    ├── RankError                      another rank of the same worker cannot go on, so neither can this one
+    │   ├── RankFailedError            it raised an error; says which
+    │   └── RankLostError              its process is gone or does not answer
     ├── ServerUnreachableError         nobody answered at this address for as long as patience lasts
     ├── ServerLostError                the shard came back without its state
     └── PortInUseError                 the address to listen on is taken
@@ -126,6 +129,18 @@ class UnknownIncarnationError(RetryableError):
 
 class NotReadyError(RetryableError):
     """Parameters are not initialised yet."""
+
+
+class RankError(PushpullError):
+    """Another rank of the same worker cannot go on, so neither can this one."""
+
+
+class RankFailedError(RankError):
+    """It raised an error."""
+
+
+class RankLostError(RankError):
+    """Its process is gone or does not answer."""
 
 
 class ServerUnreachableError(PushpullError):

@@ -12,8 +12,9 @@ from ..compression.cuda.device_memory import DeviceEncoder, device_encoder
 from ..compression.cuda.streams import EncodingStreams, frame_to_host
 from ..compression.encoder_spec import EncoderSpec
 from ..compression.kernels import sum_of_squares
+from ..compression.parameter_encoders import ParameterEncoders
 from .gradient_encoder import AnyEncoder, GradientEncoder
-from .plan import PlanBlock
+from .plan import PlanBlock, ShardingPlan
 from .tensor_memory import block_of, values_of_blocks
 
 Bytes = NDArray[np.uint8]
@@ -92,6 +93,17 @@ class DeviceEncoding:
 
     def squares(self, values: Any) -> float:
         return float(values.double().square().sum())
+
+
+def encoding_of(
+    plan: ShardingPlan, encoders: ParameterEncoders, on_device: bool
+) -> tuple[GradientEncoder, BlockEncoding]:
+    """The job's encoders over a plan, and where they work."""
+    if on_device:
+        encoder = GradientEncoder(plan, encoders, encoder_on_device)
+        return encoder, DeviceEncoding(encoder)
+    encoder = GradientEncoder(plan, encoders)
+    return encoder, HostEncoding(encoder)
 
 
 def encoder_on_device(spec: EncoderSpec) -> AnyEncoder:

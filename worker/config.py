@@ -8,10 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..protos.errors import SettingError
+from .layout import Layout, parse_layout
 
 SERVERS_VARIABLE = "PUSHPULL_SERVERS"
 WORKER_ID_VARIABLE = "PUSHPULL_WORKER_ID"
 METRICS_VARIABLE = "PUSHPULL_METRICS_LISTEN"
+LAYOUT_VARIABLE = "PUSHPULL_LAYOUT"
+RANK_VARIABLE = "RANK"
+NUM_RANKS_VARIABLE = "WORLD_SIZE"
+LOCAL_RANK_VARIABLE = "LOCAL_RANK"
+"""Set by torchrun and by `pushpull launch` for every rank of a worker."""
 
 ANY_WORKER_ID = -1
 
@@ -27,6 +33,13 @@ class WorkerConfig:
     """host:port of the Prometheus endpoint; port 0 takes any free one; None serves nothing."""
     patience_seconds: float = 60.0
     """How long to try to reach the registrar at the start."""
+    layout: Layout | None = None
+    """How the ranks of this worker split the model; None is the job's layout with that many ranks."""
+    rank: int = 0
+    num_ranks: int = 1
+    """Processes of this worker."""
+    local_rank: int = 0
+    """Of this process among those on its machine."""
 
 
 def worker_config(
@@ -34,6 +47,7 @@ def worker_config(
     worker_id: int | None = None,
     metrics_listen: str | None = None,
     patience_seconds: float = 60.0,
+    layout: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> WorkerConfig:
     """Arguments, and the environment for those that are None.
@@ -44,11 +58,16 @@ def worker_config(
     variables = os.environ if environment is None else environment
     if patience_seconds <= 0:
         raise SettingError(f"patience_seconds={patience_seconds} must be positive")
+    rank, num_ranks = _number(RANK_VARIABLE, variables, 0), _number(NUM_RANKS_VARIABLE, variables, 1)
     return WorkerConfig(
         servers=_servers(servers, variables),
         worker_id=_worker_id(worker_id, variables),
         metrics_listen=metrics_listen or variables.get(METRICS_VARIABLE) or None,
         patience_seconds=patience_seconds,
+        layout=_layout(layout or variables.get(LAYOUT_VARIABLE), num_ranks),
+        rank=rank,
+        local_rank=_number(LOCAL_RANK_VARIABLE, variables, 0),
+        num_ranks=num_ranks,
     )
 
 
@@ -78,6 +97,26 @@ def _servers(servers: str | Sequence[str] | None, variables: Mapping[str, str]) 
     for address in addresses:
         split_address(address, source)
     return addresses
+
+
+def _layout(text: str | None, num_ranks: int) -> Layout | None:
+    if not text:
+        return Layout() if num_ranks == 1 else None
+    layout = parse_layout(text)
+    if layout.num_ranks != num_ranks:
+        raise SettingError(
+            f"layout {layout.spec} has {layout.num_ranks} ranks, but this worker was started with {num_ranks} "
+            f"({NUM_RANKS_VARIABLE}); start it with `pushpull launch --layout {layout.spec}`, or with torchrun "
+            f"--nproc-per-node={layout.num_ranks}"
+        )
+    return layout
+
+
+def _number(name: str, variables: Mapping[str, str], default: int) -> int:
+    text = variables.get(name, "")
+    if text and not text.isdigit():
+        raise SettingError(f"{name}={text!r} is not a whole number of at least 0")
+    return int(text) if text else default
 
 
 def _worker_id(worker_id: int | None, variables: Mapping[str, str]) -> int:

@@ -20,6 +20,8 @@ class DataLedger:
     def __init__(self) -> None:
         self.generation = 0
         """Grows when everything that was dealt to this worker went back to the pool."""
+        self.batch_weight = 1.0
+        """Of the batch given out last; see `share.batch_weight`."""
         self._lots: list[Lot] = []
         self._num_samples = 0.0
         self._again: deque[Lot] = deque()
@@ -29,8 +31,9 @@ class DataLedger:
         """Whether nothing that was given out waits for its step."""
         return not self._lots
 
-    def give_out(self, num_samples: float, lot: Lot | None = None) -> None:
-        """User code has these samples now."""
+    def give_out(self, num_samples: float, lot: Lot | None = None, batch_weight: float = 1.0) -> None:
+        """User code has these samples now: of the whole worker, whatever part of them this process works on."""
+        self.batch_weight = batch_weight
         self._num_samples += num_samples
         if lot is not None:
             self._lots.append(lot)

@@ -11,29 +11,29 @@ from ..compression.frame import parse_frame
 from ..protos.errors import BadRequestError, FrameError
 from ..protos.shard_pb2 import Values
 from .followed_values import Receiver
-from .plan import ShardingPlan
+from .ranks.rank_blocks import RankBlocks
 from .tensor_memory import TensorMemory
 
 
 class HeldValues:
-    """Takes published values as they arrive, from one thread for each shard.
+    """Takes published values of this rank's blocks as they arrive, from one thread for each shard.
 
     Buffers behind the first `num_parameters` entries are taken once and stay local afterwards.
     """
 
-    def __init__(self, plan: ShardingPlan, memory: TensorMemory, receiver: Receiver, num_parameters: int) -> None:
+    def __init__(self, blocks: RankBlocks, memory: TensorMemory, receiver: Receiver, num_parameters: int) -> None:
         self._receiver = receiver
         self._decode_seconds = 0.0
-        self._plan = plan
+        self._blocks = blocks
         self._memory = memory
         self._num_parameters = num_parameters
-        self._versions: NDArray[np.uint64] = np.zeros(len(plan.blocks), np.uint64)
-        self._owned = [np.array(ids, np.int64) for ids in plan.blocks_of_shard]
+        self._versions: NDArray[np.uint64] = np.zeros(len(blocks.plan.blocks), np.uint64)
+        self._owned = [np.array(ids, np.int64) for ids in blocks.blocks_of_shard]
         self._complete = False
         self._lock = threading.Lock()
 
     def versions(self, shard: int) -> list[int]:
-        """Held version of each of the shard's blocks, in id order."""
+        """Held version of each of the rank's blocks on this shard, in id order."""
         versions: list[int] = self._versions[self._owned[shard]].tolist()
         return versions
 
@@ -57,7 +57,7 @@ class HeldValues:
         self._check(shard, values, payload)
         first = 0
         for number, version, length in zip(values.blocks, values.versions, values.lengths, strict=True):
-            block = self._plan.blocks[number]
+            block = self._blocks.blocks[number]
             if not (self._complete and block.entry >= self._num_parameters):
                 frame = parse_frame(payload[first : first + length], block.num_elements)
                 if values.delta:
@@ -80,10 +80,11 @@ class HeldValues:
             raise BadRequestError(f"shard {shard} sent values whose lists differ in length")
         if sum(values.lengths) != payload.nbytes:
             raise FrameError(f"shard {shard} sent {payload.nbytes} bytes for frames of {sum(values.lengths)}")
-        _check_owner(self._plan, shard, values.blocks)
+        _check_owner(self._blocks, shard, values.blocks)
 
 
-def _check_owner(plan: ShardingPlan, shard: int, blocks: Sequence[int]) -> None:
+def _check_owner(own: RankBlocks, shard: int, blocks: Sequence[int]) -> None:
     for number in blocks:
-        if number >= len(plan.blocks) or plan.blocks[number].shard != shard:
-            raise BadRequestError(f"shard {shard} sent values of block {number}, which it does not own")
+        block = own.blocks.get(number)
+        if block is None or block.shard != shard:
+            raise BadRequestError(f"shard {shard} sent values of block {number}, which nobody asked it for")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ..compression.spec import parse_codec
 from .bundle import Bundle
 from .open_exchange import OpenUpload
-from .plan import ShardingPlan
+from .ranks.rank_blocks import RankBlocks
 from .shards import ShardGroup
 from .tensor_memory import TensorMemory
 from .wire import initial_values_message
@@ -14,22 +14,22 @@ INITIAL_CODEC = "fp32"
 
 
 def upload_initial_values(
-    plan: ShardingPlan, memory: TensorMemory, shards: ShardGroup, grant: int, message_bytes: int
+    own: RankBlocks, memory: TensorMemory, shards: ShardGroup, grant: int, message_bytes: int
 ) -> None:
-    """Hands every block's values to its shard's stream. Whether they arrived is for the registrar to say.
+    """Hands the values of this rank's blocks to their shards' streams. Whether they arrived is for the registrar to say.
 
     Raises:
         NonFiniteError: a parameter or buffer holds a NaN or an infinity.
     """
-    shards.begin({shard: OpenUpload() for shard in range(plan.num_shards)})
-    for shard in range(plan.num_shards):
-        for message in _messages(plan, memory, shard, grant, message_bytes):
+    shards.begin({shard: OpenUpload() for shard in range(own.num_shards)})
+    for shard in range(own.num_shards):
+        for message in _messages(own, memory, shard, grant, message_bytes):
             shards.send(shard, message)
 
 
-def _messages(plan: ShardingPlan, memory: TensorMemory, shard: int, grant: int, message_bytes: int) -> Iterator[bytes]:
+def _messages(own: RankBlocks, memory: TensorMemory, shard: int, grant: int, message_bytes: int) -> Iterator[bytes]:
     codec = parse_codec(INITIAL_CODEC)
-    blocks = [plan.blocks[number] for number in plan.blocks_of_shard[shard]]
+    blocks = [own.blocks[number] for number in own.blocks_of_shard[shard]]
     largest = max((codec.frame_bound(block.num_elements) for block in blocks), default=0)
     bundle = Bundle(max(message_bytes, largest))
     for block in blocks:

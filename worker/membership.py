@@ -7,21 +7,34 @@ from ..protos.common_pb2 import JobSpecification
 from ..protos.errors import ExpiredError, FencedError, ReplacedError, ServerLostError
 from ..protos.registrar_pb2 import JoinResponse, WorkerReport
 from .heartbeat import Heartbeat
+from .ranks.group import Ranks
 from .registrar_client import RegistrarClient
 
 logger = logging.getLogger(__name__)
 
 
 class Membership:
-    """One worker id over all its incarnations in this process."""
+    """One worker id over all its incarnations in this process.
 
-    def __init__(self, registrar: RegistrarClient, worker_id: int, report: Callable[[], WorkerReport]) -> None:
+    Of several ranks the first one joins and leaves; every one keeps a lease of its own alive.
+    """
+
+    def __init__(
+        self,
+        registrar: RegistrarClient,
+        worker_id: int,
+        ranks: Ranks,
+        layout: str,
+        report: Callable[[], WorkerReport],
+    ) -> None:
         self.registrar = registrar
+        self._ranks = ranks
+        self._layout = layout
         self.on_fenced: Callable[[FencedError], None] = lambda error: None
         """Told from the heartbeat's thread when this incarnation may not act any more."""
         self._report = report
         self._fenced: FencedError | None = None
-        response = registrar.join(worker_id)
+        response = self._join(worker_id)
         self.worker_id: int = response.worker_id
         self.job: JobSpecification = response.job
         registrar.follow(self.job)
@@ -54,9 +67,8 @@ class Membership:
             ServerLostError: the servers run another job now.
         """
         self._heartbeat.stop()
-        if isinstance(self._fenced, ReplacedError):
-            raise self._fenced
-        response = self.registrar.join(self.worker_id)
+        self._ranks.together(self._check_not_replaced)
+        response = self._join(self.worker_id)
         if response.job.job_id != self.job.job_id:
             raise ServerLostError(
                 f"the registrar at {self.registrar.address} was started again and serves another job; restart this worker"
@@ -65,10 +77,25 @@ class Membership:
         self._heartbeat = self._beat(response)
 
     def leave(self, failure: str) -> None:
-        """Ends this incarnation, unless it is fenced already."""
+        """Ends this incarnation, unless it is fenced already. A rank that has not failed leaves it to the first one."""
         self._heartbeat.stop()
-        if self._fenced is None:
+        if self._fenced is None and (failure or self._ranks.rank == 0):
             self.registrar.leave(self._report(), failure)
+
+    def say_goodbye(self) -> None:
+        """Tells the registrar this rank's final figures, if another one leaves for the worker."""
+        if self._ranks.rank > 0 and self._fenced is None:
+            self._heartbeat.stop()
+            self.registrar.tell(self._report())
+
+    def _join(self, worker_id: int) -> JoinResponse:
+        response = self._ranks.from_first(lambda: self.registrar.join(worker_id, self._ranks.num_ranks, self._layout))
+        self.registrar.speak_for(response)
+        return response
+
+    def _check_not_replaced(self) -> None:
+        if isinstance(self._fenced, ReplacedError):
+            raise self._fenced
 
     def _beat(self, response: JoinResponse) -> Heartbeat:
         heartbeat = Heartbeat(self.registrar, self.job.lease_seconds, self._report, self._take_fence)

@@ -1,5 +1,6 @@
 """The parameter table of a torch model: names, shapes, ties, groups, and the tensors behind them."""
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,49 +17,103 @@ WRAPPER_COMPONENTS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoin
 
 @dataclass(frozen=True)
 class ModelTable:
-    """Entries and, in the same order, the live tensors of this process. Parameters first, then `num_buffers` buffers."""
+    """Entries of the whole model and, in the same order, the live tensors of this process; None for what it does not hold.
+
+    Parameters first, then buffers.
+    """
 
     entries: tuple[TableEntry, ...]
-    tensors: tuple[torch.Tensor, ...]
+    tensors: tuple[torch.Tensor | None, ...]
     num_parameters: int
+
+    @property
+    def held(self) -> dict[int, torch.Tensor]:
+        """The tensors of this process by plan entry."""
+        return {index: tensor for index, tensor in enumerate(self.tensors) if tensor is not None}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What only the process that holds a parameter knows of it."""
+
+    trainable: bool
+    group: int
+
+
+Facts = Mapping[int, Fact]
+"""By plan entry."""
+
+
+@dataclass(frozen=True)
+class _Named:
+    """One tensor and all its names."""
+
+    tensor: torch.Tensor
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModelReading:
+    """A model as one process sees it: complete once the facts of all processes that hold a part of it are known."""
+
+    facts: Facts
+    """What this process knows."""
+    _parameters: Sequence[_Named]
+    _buffers: Sequence[_Named]
+    _held: Sequence[torch.Tensor | None]
+
+    def table(self, facts: Sequence[Facts]) -> ModelTable:
+        """The table, from the facts of every rank.
+
+        Raises:
+            SettingError: a parameter cannot be trained, or no rank holds it.
+        """
+        known: dict[int, Fact] = {}
+        for of_rank in facts:
+            known = {**of_rank, **known}
+        entries = [_parameter_entry(named, known.get(index)) for index, named in enumerate(self._parameters)]
+        entries += [TableEntry(b.names[0], tuple(b.tensor.shape), False, b.names[1:]) for b in self._buffers]
+        return ModelTable(tuple(entries), tuple(self._held), len(self._parameters))
 
 
 def model_table(model: torch.nn.Module, param_groups: Sequence[Mapping[str, Any]]) -> ModelTable:
-    """Reads a model. `param_groups` are those of a torch optimizer over (some of) its parameters.
+    """The table of a model that this process holds whole; see `read_model`."""
+    reading = read_model([model], param_groups)
+    return reading.table([reading.facts])
+
+
+def read_model(
+    parts: Sequence[torch.nn.Module],
+    param_groups: Sequence[Mapping[str, Any]],
+    whole: torch.nn.Module | None = None,
+) -> ModelReading:
+    """Reads a model, or the parts of it that this process holds.
+
+    Args:
+        parts: the modules of this process. Tensors have the names that they have in the whole model.
+        param_groups: of a torch optimizer over (some of) the parameters in `parts`.
+        whole: the undivided model, for names, order, shapes and ties; its values do not matter (meta device). Default: the
+            only part.
 
     Raises:
-        SettingError: a parameter cannot be trained this way, or a group holds a tensor that is not in the model.
+        SettingError: a parameter cannot be trained this way, a group holds a tensor that is not in the model, or the parts
+            do not fit the whole.
     """
-    table = described_model(model, param_groups)
-    for entry, tensor in zip(table.entries, table.tensors, strict=True):
-        if tensor.is_meta:
-            raise SettingError(
-                f"{entry.name} is on the meta device and holds no values; move the model to a device first"
-            )
-    return table
-
-
-def described_model(model: torch.nn.Module, param_groups: Sequence[Mapping[str, Any]]) -> ModelTable:
-    """As `model_table`, also of a model on the meta device: what a plan needs to know is there, values are not."""
-    root = unwrapped(model)
-    group_of = {id(p): number for number, group in enumerate(param_groups) for p in group["params"]}
-    parameters = _named(root.named_parameters(remove_duplicate=False))
-    persistent = root.state_dict(keep_vars=True).keys()
-    buffers = _named(
-        (name, buffer)
-        for name, buffer in root.named_buffers(remove_duplicate=False)
-        if name in persistent and buffer.is_floating_point()
-    )
-    foreign = group_of.keys() - {id(tensor) for tensor, _ in parameters}
-    if foreign:
+    if whole is None and len(parts) != 1:
         raise SettingError(
-            f"{len(foreign)} of the tensors given as params are not parameters of the model; pass parameters of the model "
-            "that is given to worker.optimizer()"
+            f"{len(parts)} modules were given; pass whole=..., the undivided model (it may be on the meta device), so that "
+            "names, order and shapes are known"
         )
-    entries = [_parameter_entry(tensor, names, group_of) for tensor, names in parameters]
-    entries += [TableEntry(names[0], tuple(tensor.shape), False, tuple(names[1:])) for tensor, names in buffers]
-    tensors = [tensor for tensor, _ in (*parameters, *buffers)]
-    return ModelTable(tuple(entries), tuple(tensors), len(parameters))
+    root = unwrapped(whole if whole is not None else parts[0])
+    parameters, buffers = _parameters(root), _buffers(root)
+    shapes = {name: named.tensor.shape for named in (*parameters, *buffers) for name in named.names}
+    tensors = _tensors_by_name([unwrapped(part) for part in parts], shapes)
+    held = [_held(named, tensors) for named in (*parameters, *buffers)]
+    group_of = {id(p): number for number, group in enumerate(param_groups) for p in group["params"]}
+    _check_groups(group_of, held[: len(parameters)])
+    own = [(i, tensor) for i, tensor in enumerate(held[: len(parameters)]) if tensor is not None]
+    facts = {i: _fact(tensor, group_of) for i, tensor in own}
+    return ModelReading(facts, parameters, buffers, held)
 
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
@@ -78,21 +133,82 @@ def plain_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPER_COMPONENTS)
 
 
-def _named(named: Iterable[tuple[str, torch.Tensor]]) -> list[tuple[torch.Tensor, list[str]]]:
+def _parameters(model: torch.nn.Module) -> list[_Named]:
+    return _named(model.named_parameters(remove_duplicate=False))
+
+
+def _buffers(model: torch.nn.Module) -> list[_Named]:
+    """Those that are saved and hold numbers with a fraction."""
+    persistent = model.state_dict(keep_vars=True).keys()
+    return _named(
+        (name, buffer)
+        for name, buffer in model.named_buffers(remove_duplicate=False)
+        if name in persistent and buffer.is_floating_point()
+    )
+
+
+def _named(named: Iterable[tuple[str, torch.Tensor]]) -> list[_Named]:
     """Each tensor once, in order of first appearance, with all its names."""
     found: dict[int, tuple[torch.Tensor, list[str]]] = {}
     for name, tensor in named:
+        if is_lazy(tensor):
+            raise SettingError(f"parameter {name} has no shape yet; run one forward pass before worker.optimizer()")
         found.setdefault(id(tensor), (tensor, []))[1].append(plain_name(name))
-    return list(found.values())
+    return [_Named(tensor, tuple(names)) for tensor, names in found.values()]
 
 
-def _parameter_entry(tensor: torch.Tensor, names: list[str], group_of: Mapping[int, int]) -> TableEntry:
-    name = names[0]
-    if is_lazy(tensor):
-        raise SettingError(f"parameter {name} has no shape yet; run one forward pass before worker.optimizer()")
+def _tensors_by_name(parts: Sequence[torch.nn.Module], shapes: Mapping[str, torch.Size]) -> dict[str, torch.Tensor]:
+    """Every tensor of the parts under each of its names, all of which are names of the whole model."""
+    tensors: dict[str, torch.Tensor] = {}
+    for part in parts:
+        for named in (*_parameters(part), *_buffers(part)):
+            for name in named.names:
+                if name not in shapes:
+                    near = difflib.get_close_matches(name, shapes, n=1, cutoff=0.0)
+                    raise SettingError(
+                        f"{name} is in a part of the model, but not in the whole one (nearest there: {', '.join(near)}); a "
+                        "part must keep the names of the whole, so delete layers from it instead of building it anew"
+                    )
+                if named.tensor.shape != shapes[name]:
+                    raise SettingError(
+                        f"{name} has shape {tuple(named.tensor.shape)} in a part and {tuple(shapes[name])} in the whole model"
+                    )
+                tensors[name] = named.tensor
+    return tensors
+
+
+def _held(named: _Named, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+    """This process's tensor for an entry of the whole model, if it has one."""
+    found = {name: tensors[name] for name in named.names if name in tensors}
+    if len({id(tensor) for tensor in found.values()}) > 1:
+        first, second = list(found)[:2]
+        raise SettingError(
+            f"{first} and {second} are one tensor in the whole model, but two here (parallelize_module separates tied "
+            "weights); tie them again before worker.optimizer()"
+        )
+    return next(iter(found.values()), None)
+
+
+def _check_groups(group_of: Mapping[int, int], held: Sequence[torch.Tensor | None]) -> None:
+    foreign = group_of.keys() - {id(tensor) for tensor in held}
+    if foreign:
+        raise SettingError(
+            f"{len(foreign)} of the tensors given as params are not parameters of the model; pass parameters of the model "
+            "that is given to worker.optimizer()"
+        )
+
+
+def _fact(tensor: torch.Tensor, group_of: Mapping[int, int]) -> Fact:
+    group = group_of.get(id(tensor), -1) if tensor.requires_grad else -1
+    return Fact(tensor.requires_grad, group)
+
+
+def _parameter_entry(named: _Named, fact: Fact | None) -> TableEntry:
+    name, tensor = named.names[0], named.tensor
     if not tensor.is_floating_point():
         raise SettingError(
             f"parameter {name} has type {tensor.dtype}; only real floating-point parameters can be trained"
         )
-    group = group_of.get(id(tensor), -1) if tensor.requires_grad else -1
-    return TableEntry(name, tuple(tensor.shape), tensor.requires_grad, tuple(names[1:]), group)
+    if fact is None:
+        raise SettingError(f"parameter {name} of the whole model is in no rank's part")
+    return TableEntry(name, tuple(tensor.shape), fact.trainable, named.names[1:], fact.group)

@@ -47,9 +47,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         self._ledger = parts.ledger
         self._recorder = parts.recorder
         self._pushed = {
-            index: tensor
-            for index, (entry, tensor) in enumerate(zip(parts.table.entries, parts.table.tensors, strict=True))
-            if entry.group >= 0
+            index: tensor for index, tensor in parts.table.held.items() if parts.table.entries[index].group >= 0
         }
         self._step_ended_at: float | None = None
         self._traffic = parts.replica.traffic()

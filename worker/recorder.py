@@ -1,11 +1,15 @@
 """What happened in this worker so far, for the registrar's report and for Prometheus."""
 
 import math
+import resource
+import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
+
+import torch
 
 from ..protos.registrar_pb2 import WorkerReport
 
@@ -35,6 +39,15 @@ class StepTimes:
     encode: float
     wait: float
     decode: float
+
+
+@dataclass
+class Timings:
+    """Seconds spent inside steps so far."""
+
+    encode: float = 0.0
+    wait: float = 0.0
+    decode: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +87,8 @@ class Recorder:
             report.steps_skipped += step.kind is StepKind.SKIPPED
             report.steps_dropped += step.kind.drops_gradient
             report.steps_restaged += step.restaged
+            report.bytes_pushed += step.bytes_pushed
+            report.bytes_pulled += step.bytes_pulled
             report.bytes_resent += step.bytes_resent
             report.compute_seconds += step.times.compute
             report.encode_seconds += step.times.encode
@@ -98,4 +113,19 @@ class Recorder:
         report = WorkerReport()
         with self._lock:
             report.CopyFrom(self._report)
+        report.peak_memory_bytes = peak_memory_bytes()
+        report.peak_device_memory_bytes = peak_device_memory_bytes()
         return report
+
+
+def peak_memory_bytes() -> int:
+    """Resident set size of this process at its highest."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def peak_device_memory_bytes() -> int:
+    """Most memory that torch had allocated at once, summed over the GPUs of this process; 0 without one."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return 0
+    return sum(torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count()))

@@ -51,8 +51,10 @@ class RegistrarClient:
     Every call raises the error that the registrar refused it with, or ServerUnreachableError.
     """
 
-    def __init__(self, address: str, patience_seconds: float, patience_setting: str) -> None:
+    def __init__(self, address: str, patience_seconds: float, patience_setting: str, rank: int = 0) -> None:
         self.address = address
+        self.rank = rank
+        """Of this process in its worker."""
         self.patience_seconds = patience_seconds
         self.patience_setting = patience_setting
         """What to raise when patience is too short, for messages."""
@@ -64,12 +66,22 @@ class RegistrarClient:
         self._stub = RegistrarStub(self._channel)
         self._closing = threading.Event()
 
-    def join(self, worker_id: int) -> JoinResponse:
-        """Takes the id, or any free one if it is negative; this client then speaks for the new incarnation."""
-        request = JoinRequest(worker_id=worker_id, role=Role.ROLE_TRAINER, host=socket.gethostname(), pid=os.getpid())
+    def join(self, worker_id: int, num_ranks: int = 1, layout: str = "") -> JoinResponse:
+        """Takes the id, or any free one if it is negative."""
+        request = JoinRequest(
+            worker_id=worker_id,
+            role=Role.ROLE_TRAINER,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            num_ranks=num_ranks,
+            layout=layout,
+        )
         response: JoinResponse = self._call(self._stub.Join, request)
-        self.worker_id, self.incarnation, self.life = response.worker_id, response.incarnation, response.life
         return response
+
+    def speak_for(self, joined: JoinResponse) -> None:
+        """Every later call is for this incarnation."""
+        self.worker_id, self.incarnation, self.life = joined.worker_id, joined.incarnation, joined.life
 
     def follow(self, job: JobSpecification) -> None:
         """From now on the job's patience holds."""
@@ -113,12 +125,23 @@ class RegistrarClient:
         Raises:
             grpc.RpcError: the call failed; `error_of_call` may say why.
         """
-        request = HeartbeatRequest(worker_id=self.worker_id, incarnation=self.incarnation, report=report)
+        request = HeartbeatRequest(
+            worker_id=self.worker_id, incarnation=self.incarnation, report=report, rank=self.rank
+        )
         return int(self._stub.Heartbeat(request, timeout=HEARTBEAT_TIMEOUT_SECONDS).num_workers)
+
+    def tell(self, report: WorkerReport) -> None:
+        """Final figures of a rank; an unreachable registrar does without."""
+        try:
+            self.beat(report)
+        except grpc.RpcError as error:
+            logger.info("final figures: %s", error)
 
     def leave(self, report: WorkerReport, failure: str) -> None:
         """Ends this incarnation; an unreachable registrar finds out by itself."""
-        request = LeaveRequest(worker_id=self.worker_id, incarnation=self.incarnation, report=report, failure=failure)
+        request = LeaveRequest(
+            worker_id=self.worker_id, incarnation=self.incarnation, report=report, failure=failure, rank=self.rank
+        )
         try:
             self._stub.Leave(request, timeout=HEARTBEAT_TIMEOUT_SECONDS)
         except grpc.RpcError as error:

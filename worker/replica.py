@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -11,20 +12,19 @@ from ..compression.spec import parse_codec
 from ..protos.common_pb2 import Mode, OptimizerSpecification
 from ..protos.errors import ExpiredError, FencedError, NonFiniteError, PushpullError
 from ..protos.registrar_pb2 import EnrolResponse
-from ..protos.shard_pb2 import Hello, Outcome, Pull, WorkerMessage
-from .block_encoding import BlockEncoding, DeviceEncoding, HostEncoding, encoder_on_device
+from ..protos.shard_pb2 import Hello, Outcome, Pull, PullDone, WorkerMessage
+from .block_encoding import encoding_of
 from .followed_values import receiver_for
-from .gradient_encoder import GradientEncoder, encoders_of, step_seed
+from .gradient_encoder import encoders_of, step_seed
 from .held_values import HeldValues
 from .initialise import upload_initial_values
 from .membership import Membership
 from .open_exchange import OpenPull, OpenStep
-from .plan import ShardingPlan
-from .recorder import StepKind
+from .ranks.model import RankModel
+from .recorder import StepKind, Timings
 from .shards import ShardGroup
-from .staging import Stager, StagingSettings
-from .step_messages import Position, StagedFrames, StepRequest, commit_of, kind_of
-from .tensor_memory import TensorMemory
+from .staging import StagedStep, Stager, StagingSettings
+from .step_messages import Position, StagedFrames, StepRequest, clipping_factor, commit_of, kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -46,35 +46,27 @@ class ReplicaSettings:
     encode_on_device: bool = False
 
 
-@dataclass
-class Timings:
-    """Seconds spent inside steps so far."""
-
-    encode: float = 0.0
-    wait: float = 0.0
-    decode: float = 0.0
-
-
 class Replica:
-    """Steps of one worker over all shards. Used by the training thread; only `on_gradient` comes from others."""
+    """Steps of one worker over all shards. Used by the training thread; only `on_gradient` comes from others.
+
+    Every rank of the worker has one and makes the same calls in the same order: they agree on what becomes of a step, and
+    each sends and receives its own blocks.
+    """
 
     def __init__(
         self,
         membership: Membership,
-        plan: ShardingPlan,
-        memory: TensorMemory,
+        model: RankModel,
         optimizer: OptimizerSpecification,
-        num_parameters: int,
         settings: ReplicaSettings,
     ) -> None:
-        self.plan = plan
-        encoders = encoders_of(membership.job)
-        if settings.encode_on_device:
-            self.encoder = GradientEncoder(plan, encoders, encoder_on_device)
-            encoding: BlockEncoding = DeviceEncoding(self.encoder)
-        else:
-            self.encoder = GradientEncoder(plan, encoders)
-            encoding = HostEncoding(self.encoder)
+        self.plan = plan = model.plan
+        self._own = model.blocks
+        self._ranks = model.ranks
+        self._copies = model.copies
+        self._gradients = model.gradients
+        self._optimised = frozenset(i for i, entry in enumerate(plan.entries) if entry.group >= 0)
+        self.encoder, encoding = encoding_of(plan, encoders_of(membership.job), settings.encode_on_device)
         self.clock = 0
         """The job's clock when this worker enrolled: rounds, or steps of the slowest member."""
         self.timings = Timings()
@@ -83,18 +75,19 @@ class Replica:
         self._job = membership.job
         self._optimizer = optimizer
         self._settings = settings
-        self._memory = memory
-        receiver = receiver_for(parse_codec(self._job.pull_codec), memory, len(plan.blocks))
-        self._held = HeldValues(plan, memory, receiver, num_parameters)
+        self._memory = model.memory
+        receiver = receiver_for(parse_codec(self._job.pull_codec), model.memory, len(plan.blocks))
+        self._held = HeldValues(model.blocks, model.memory, receiver, model.num_parameters)
         self._message_bytes = self._job.message_bytes or DEFAULT_MESSAGE_BYTES
         self._stager = Stager(
-            plan,
+            model.blocks,
+            model.gradients,
             encoding,
             self,
             StagingSettings(
                 message_bytes=self._message_bytes,
                 num_threads=settings.num_encoder_threads,
-                early=settings.early,
+                early=settings.early and model.gradients.whole_after_backward,
                 accumulate=settings.accumulate,
                 measure_norm=settings.clip_norm is not None,
             ),
@@ -138,7 +131,7 @@ class Replica:
     def start(self) -> None:
         """Enrols, initialises the servers if it falls to this worker, and pulls everything."""
         try:
-            self._membership.check()
+            self._ranks.together(self._membership.check)
             self._enrol_and_pull()
         except ExpiredError:
             self.rejoin()
@@ -149,12 +142,10 @@ class Replica:
         Raises:
             RefusedError and others of protos/errors.py: a server refused the step; nothing of it counts there.
             NonFiniteError: a gradient is not finite; the step was skipped.
-            ReplacedError, ServerLostError, ServerUnreachableError: this worker cannot go on.
+            ReplacedError, ServerLostError, ServerUnreachableError, RankError: this worker cannot go on.
         """
         try:
-            self._membership.check()
-            if self._interrupted:
-                raise ExpiredError("the step before was interrupted")
+            self._ranks.together(self._check)
             if not self._active and not self._activate():
                 return StepKind.TOO_OLD
             return self._take_step(request)
@@ -164,10 +155,15 @@ class Replica:
             self.rejoin()
             return StepKind.EXPIRED
 
+    def _check(self) -> None:
+        self._membership.check()
+        if self._interrupted:
+            raise ExpiredError("the step before was interrupted")
+
     def rejoin(self) -> None:
         """A new incarnation: everything is pulled, the open step's gradient is dropped, the residual stays."""
         self._stager.suspend()
-        self.encoder.discard(range(len(self.plan.blocks)))
+        self.encoder.discard(self._own.blocks)
         for attempts_left in reversed(range(REJOIN_ATTEMPTS)):
             self._shards.close()
             self._retired_bytes = self.traffic()
@@ -186,7 +182,7 @@ class Replica:
         if self._active:
             self._active = False
             try:
-                self._membership.registrar.pause()
+                self._ranks.from_first(self._membership.registrar.pause)
             except ExpiredError:
                 logger.info("paused after the lease ran out")
 
@@ -206,13 +202,16 @@ class Replica:
     # ---- life ----
 
     def _new_shards(self) -> ShardGroup:
+        several = self._ranks.num_ranks > 1
         hello = Hello(
             job_id=self._job.job_id,
             worker_id=self._membership.worker_id,
             incarnation=self._membership.incarnation,
             plan_fingerprint=self.plan.fingerprint,
+            rank=self._ranks.rank,
+            num_ranks=self._ranks.num_ranks,
         )
-        return ShardGroup(self._job, hello, self._held.take)
+        return ShardGroup(self._job, hello, self._own.blocks_of_shard if several else None, self._held.take)
 
     def _fail(self, error: FencedError) -> None:
         self._shards.fail(error)
@@ -220,7 +219,7 @@ class Replica:
     def _enrol_and_pull(self) -> None:
         started, grant = False, 0
         while True:
-            answer = self._membership.registrar.enrol(self.plan.to_message(), self._optimizer)
+            answer = self._ranks.from_first(self._enrol)
             if not started:
                 self._shards.start()
                 started = True
@@ -228,15 +227,21 @@ class Replica:
                 break
             if answer.grant != grant:
                 grant = answer.grant
-                upload_initial_values(self.plan, self._memory, self._shards, grant, self._message_bytes)
-            self._shards.check()
+                self._ranks.together(partial(self._upload, grant))
+            self._ranks.together(self._shards.check)
             time.sleep(ASK_AGAIN_SECONDS)
         self.clock = answer.clock
         self._pull(range(self.plan.num_shards), everything=True)
 
+    def _enrol(self) -> EnrolResponse:
+        return self._membership.registrar.enrol(self.plan.to_message(), self._optimizer)
+
+    def _upload(self, grant: int) -> None:
+        upload_initial_values(self._own, self._memory, self._shards, grant, self._message_bytes)
+
     def _activate(self) -> bool:
         """Counts from now on. False if the gradient at hand is too old: the newest values are pulled instead."""
-        answer = self._membership.registrar.activate(self.position.own_clock)
+        answer = self._ranks.from_first(lambda: self._membership.registrar.activate(self.position.own_clock))
         self._active = True
         fresh = True
         if self._job.mode == Mode.MODE_SYNC:
@@ -256,7 +261,8 @@ class Replica:
 
     # ---- pulls ----
 
-    def _pull(self, shards: Sequence[int], everything: bool = False) -> None:
+    def _pull(self, shards: Sequence[int], everything: bool = False) -> dict[int, PullDone]:
+        """Pulls from these shards, which may differ from rank to rank; their answers."""
         self._stager.suspend()
         self._held.expect()
         self._num_pulls += 1
@@ -266,19 +272,39 @@ class Replica:
             message = WorkerMessage(pull=Pull(request=self._num_pulls, base_versions=base))
             pulls[shard] = OpenPull(self._num_pulls, message.SerializeToString())
         self._shards.begin(pulls)
-        self._shards.wait()
+        self._ranks.together(self._shards.wait)
+        self._complete(None if everything else self._optimised)
+        answers = {shard: pull.pull_done for shard, pull in pulls.items() if pull.pull_done is not None}
+        self._note(answers.values())
+        return answers
+
+    def _complete(self, entries: frozenset[int] | None) -> None:
+        """The owners of blocks hold the new values: so do all others, and autograd learns of it."""
+        self._copies.hand_on(entries)
         self._held.complete()
-        self.position.note([pull.pull_done for pull in pulls.values() if pull.pull_done is not None])
+
+    def _note(self, answers: Iterable[PullDone]) -> None:
+        """Where the worker stands is where its slowest rank does."""
+        self.position.note(list(answers))
+        position = self.position
+        values = self._ranks.smallest([position.round, position.smallest_clock, -position.own_clock])
+        position.round, position.smallest_clock, position.own_clock = values[0], values[1], -values[2]
 
     def _level(self, rounds: Sequence[int]) -> None:
         """After a late step shards may have answered with different rounds: pulls again from those behind."""
         newest = list(rounds)
         for _ in range(LEVELLING_PULLS):
-            for shard, round_number in enumerate(newest):
-                if round_number < max(newest):
-                    self._pull([shard])
-                    newest[shard] = self.position.round
-        self.position.round = max(newest)
+            goal = self._newest(newest)
+            behind = [shard for shard, round_number in enumerate(newest) if round_number < goal]
+            if self._gradients.agree(not behind):
+                break
+            for shard, answer in self._pull(behind).items():
+                newest[shard] = answer.round
+        self.position.round = self._newest(newest)
+
+    def _newest(self, rounds: Sequence[int]) -> int:
+        """Over all ranks."""
+        return -self._ranks.smallest([-max(rounds)])[0]
 
     # ---- steps ----
 
@@ -294,29 +320,47 @@ class Replica:
         staged_at = time.perf_counter()
         self._held.expect()
         try:
-            for shard in range(self.plan.num_shards):
-                key = self._step + 1, self._round_due
-                commit = commit_of(shard, request, frames, self._held.versions(shard), key)
-                self._shards.commit(shard, WorkerMessage(commit=commit).SerializeToString())
-            self._shards.wait()
+            self._ranks.together(lambda: self._commit(request, frames))
         except BaseException as error:
             self._settle(frames)
             # Ctrl-C, say: some shards may have applied the step. Its outcome must not be taken for the next one's.
             self._interrupted = not isinstance(error, PushpullError)
             raise
-        self._held.complete()
+        self._complete(self._optimised)
         self._count_time(staged_at - started, time.perf_counter() - staged_at)
         return self._end_step(frames)
 
+    def _commit(self, request: StepRequest, frames: StagedFrames) -> None:
+        """Sends the commits and waits for outcomes and values."""
+        for shard in range(self.plan.num_shards):
+            key = self._step + 1, self._round_due
+            commit = commit_of(shard, request, frames, self._held.versions(shard), key)
+            self._shards.commit(shard, WorkerMessage(commit=commit).SerializeToString())
+        self._shards.wait()
+
     def _stage(self, request: StepRequest) -> StagedFrames:
-        if request.skip:
-            return StagedFrames.of_skip(self.plan, self._stager.abandon())
+        """Sends the gradients, unless some rank skips the step: then all do.
+
+        A gradient that is not finite makes the step a skip too, because others may wait for it; then the caller learns.
+        """
+        skips = self._ranks.sums([float(request.skip)])[0]
+        if skips:
+            return StagedFrames.of_skip(self._own, self._stager.abandon())
+        gradients = self._gradients.reduced(request.gradients)
+        staged, failure = self._ranks.together(lambda: self._finish(gradients, request))
+        failures, squares = self._ranks.sums([float(failure is not None), staged.squares])
+        if failures:
+            failure = failure or NonFiniteError("the gradient of another rank of this worker is not finite")
+            return StagedFrames.of_skip(self._own, self._stager.abandon(), failure)
+        return StagedFrames.of_gradients(self._own, staged, clipping_factor(self._settings.clip_norm, squares))
+
+    def _finish(
+        self, gradients: Mapping[int, torch.Tensor], request: StepRequest
+    ) -> tuple[StagedStep, NonFiniteError | None]:
         try:
-            staged = self._stager.finish(request.gradients, request.factor, request.unchanged)
+            return self._stager.finish(gradients, request.factor, request.unchanged), None
         except NonFiniteError as error:
-            # The others may wait for this step: it takes part as a skip, and then the caller learns.
-            return StagedFrames.of_skip(self.plan, self._stager.abandon(), error)
-        return StagedFrames.of_gradients(self.plan, staged, self._settings.clip_norm)
+            return StagedStep(0, frozenset(), 0.0), error
 
     def _settle(self, frames: StagedFrames) -> list[Outcome]:
         """The residual follows each shard's own answer; without one the gradient is dropped."""
@@ -328,7 +372,7 @@ class Replica:
             if outcome is not None and outcome.kind == Outcome.KIND_APPLIED:
                 self.encoder.commit(frames.blocks[shard])
             else:
-                self.encoder.discard(self.plan.blocks_of_shard[shard])
+                self.encoder.discard(self._own.blocks_of_shard[shard])
             if outcome is not None:
                 outcomes.append(outcome)
         return outcomes
@@ -338,7 +382,7 @@ class Replica:
         exchanges = [client.exchange for client in self._shards.clients]
         answers = [e.pull_done for e in exchanges if isinstance(e, OpenStep) and e.pull_done is not None]
         self._step += 1
-        self.position.note(answers)
+        self._note(answers)
         if self._job.mode == Mode.MODE_SYNC:
             self._level([answer.round for answer in answers])
             self._round_due = self.position.round + 1

@@ -1,7 +1,7 @@
 """All shards at once: one stream to each, and waiting for all of them."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from ..protos.common_pb2 import JobSpecification
 from ..protos.errors import PushpullError
@@ -11,16 +11,23 @@ from .shard_client import ShardClient, ShardTarget
 
 
 class ShardGroup:
-    """The streams of one incarnation of this worker."""
+    """The streams of one rank of one incarnation of this worker."""
 
     def __init__(
-        self, job: JobSpecification, hello: Hello, on_values: Callable[[int, Values, memoryview], None]
+        self,
+        job: JobSpecification,
+        hello: Hello,
+        blocks_of_shard: Sequence[Sequence[int]] | None,
+        on_values: Callable[[int, Values, memoryview], None],
     ) -> None:
+        """`hello`: who speaks, to be addressed to each shard; with the blocks that are its own there, or None for all."""
         self._changed = threading.Condition()
         self._error: PushpullError | None = None
         self.clients = [
             ShardClient(
-                ShardTarget(shard, address, _addressed(hello, shard), job.server_patience_seconds or 600.0),
+                ShardTarget(
+                    shard, address, _addressed(hello, shard, blocks_of_shard), job.server_patience_seconds or 600.0
+                ),
                 _for_shard(on_values, shard),
                 self._notify,
             )
@@ -95,10 +102,12 @@ class ShardGroup:
             self._changed.notify_all()
 
 
-def _addressed(hello: Hello, shard: int) -> Hello:
+def _addressed(hello: Hello, shard: int, blocks_of_shard: Sequence[Sequence[int]] | None) -> Hello:
     own = Hello()
     own.CopyFrom(hello)
     own.shard = shard
+    if blocks_of_shard is not None:
+        own.blocks.extend(blocks_of_shard[shard])
     return own
 
 

@@ -30,6 +30,9 @@ Batch = TypeVar("Batch")
 Place = tuple[int, Callable[[], int]]
 """Worker id, and the number of workers at the moment of asking (at least 1)."""
 
+Part = tuple[int, int]
+"""Which part of each batch this process works on, and the number of parts: of ranks that see different data."""
+
 LOTS_PER_CALL = 4
 ASK_AGAIN_SECONDS = 0.02
 
@@ -59,6 +62,7 @@ class SharedEpoch:
     drop_last: bool
     shuffle: bool
     seed: int
+    part: Part = (0, 1)
 
 
 class LotSource:
@@ -81,7 +85,8 @@ class LotSource:
     def __iter__(self) -> Iterator[list[int]]:
         while (lot := self._next()) is not None:
             self._ahead.append((self._ledger.generation, lot))
-            yield self._order_of(lot.epoch)(int(lot.first), int(lot.size))
+            first, size = part_of(int(lot.size), self._epoch.part)
+            yield self._order_of(lot.epoch)(int(lot.first) + first, size)
 
     def ready(self) -> bool:
         """Whether there is a lot to go on with; asks for some if need be. Without one, `state` says what to do."""
@@ -152,7 +157,7 @@ def share_dealt(epoch: SharedEpoch, calls: DataCalls, ledger: DataLedger) -> Ite
                 for batch in loader:
                     lot = source.used()
                     if lot is not None:
-                        ledger.give_out(float(lot.size), lot)
+                        ledger.give_out(float(lot.size), lot, batch_weight(int(lot.size), epoch.part))
                         yield batch
             elif source.state == DealResponse.STATE_EXHAUSTED:
                 source.return_strays()
@@ -169,6 +174,23 @@ def share_dealt(epoch: SharedEpoch, calls: DataCalls, ledger: DataLedger) -> Ite
             _abandon(source, calls)
 
 
+def part_of(num_samples: int, part: Part) -> tuple[int, int]:
+    """First sample and number of samples of a process's part of a batch; every part has at least one sample."""
+    number, num_parts = part
+    first, last = num_samples * number // num_parts, num_samples * (number + 1) // num_parts
+    return (first, last - first) if last > first else (min(first, num_samples - 1), 1)
+
+
+def batch_weight(num_samples: int, part: Part) -> float:
+    """What the mean loss over a part is multiplied by, so that the mean over all parts is the batch's mean.
+
+    1 where parts are equal; 0 for a part that repeats another's sample because there are more parts than samples.
+    """
+    number, num_parts = part
+    own = num_samples * (number + 1) // num_parts - num_samples * number // num_parts
+    return num_parts * own / num_samples
+
+
 def share_strided(batches: Iterable[Batch], place: Place, calls: DataCalls, ledger: DataLedger) -> Iterator[Batch]:
     """Every `num_workers`-th batch, for data that cannot be addressed by index."""
     worker_id, num_workers = place
@@ -183,7 +205,7 @@ def share_strided(batches: Iterable[Batch], place: Place, calls: DataCalls, ledg
             calls.pause()
 
 
-def shared_epoch(loader: DataLoader[Any], epoch: int, seed: int) -> SharedEpoch | None:
+def shared_epoch(loader: DataLoader[Any], epoch: int, seed: int, part: Part = (0, 1)) -> SharedEpoch | None:
     """How to deal this loader's data set, or None if it can only be strided.
 
     Raises:
@@ -204,6 +226,7 @@ def shared_epoch(loader: DataLoader[Any], epoch: int, seed: int) -> SharedEpoch 
         drop_last=loader.drop_last,
         shuffle=shuffle,
         seed=seed,
+        part=part,
     )
 
 

@@ -17,7 +17,10 @@ import torch
 from ..protos.errors import NonFiniteError
 from .block_encoding import BlockEncoding
 from .bundle import Bundle
-from .plan import PlanBlock, ShardingPlan
+from .local_tensors import versions_of
+from .plan import PlanBlock
+from .ranks.gradients import RankGradients
+from .ranks.rank_blocks import RankBlocks
 from .wire import frames_message
 
 logger = logging.getLogger(__name__)
@@ -56,11 +59,11 @@ class Record:
     """A gradient that is being, or has been, encoded for the open step."""
 
     gradient: torch.Tensor
-    version: int
+    versions: tuple[int, ...]
     tasks: list["Future[None]"] = field(default_factory=list)
 
     def still_is(self, gradient: torch.Tensor | None) -> bool:
-        return gradient is self.gradient and gradient._version == self.version
+        return gradient is self.gradient and versions_of(gradient) == self.versions
 
 
 @dataclass(frozen=True)
@@ -71,19 +74,27 @@ class StagedStep:
     entries: frozenset[int]
     """Plan entries that had a gradient."""
     squares: float
-    """Sum of squares of all gradients, in float64; 0 unless it was asked for."""
+    """Sum of squares of the gradients of this rank's blocks, in float64; 0 unless it was asked for."""
 
 
 class Stager:
-    """Encodes and sends the gradients of one step at a time.
+    """Encodes and sends this rank's blocks of the gradients of one step at a time.
 
     `on_gradient` is called from autograd's threads and only enqueues; everything else from the training thread.
     """
 
-    def __init__(self, plan: ShardingPlan, encoding: BlockEncoding, sink: FrameSink, settings: StagingSettings) -> None:
+    def __init__(
+        self,
+        own: RankBlocks,
+        gradients: RankGradients,
+        encoding: BlockEncoding,
+        sink: FrameSink,
+        settings: StagingSettings,
+    ) -> None:
         self.num_restaged = 0
         """Steps whose early frames were wrong and were sent again."""
-        self._plan = plan
+        self._own = own
+        self._gradients = gradients
         self._encoding = encoding
         self._sink = sink
         self._settings = settings
@@ -100,7 +111,7 @@ class Stager:
         self._factor: float | None = None
         self._records: dict[int, Record] = {}
         self._num_backwards: dict[int, int] = {}
-        self._squares = np.zeros(len(plan.blocks), np.float64)
+        self._squares = np.zeros(len(own.plan.blocks), np.float64)
 
     def scale_early_by(self, factor: Callable[[], float]) -> None:
         """What gradients that are sent early are multiplied by; asked once a step, from the encoder's threads."""
@@ -134,8 +145,9 @@ class Stager:
         Raises:
             NonFiniteError: names the parameter; nothing of the step may be committed.
         """
-        if self._records and not self._verified(gradients, factor, unchanged):
-            self._warn_and_stop_early()
+        verified = not self._records or self._verified(gradients, factor, unchanged)
+        if not self._gradients.agree(verified):
+            self._stop_early(warn=not verified)
             self.abandon()
         self._factor = factor
         for entry, gradient in gradients.items():
@@ -144,7 +156,7 @@ class Stager:
         self._collect()
         for shard, bundle in self._bundles:
             self._flush(shard, bundle)
-        blocks = [block.id for entry in gradients for block in self._plan.blocks_of_entry[entry]]
+        blocks = [block.id for entry in gradients for block in self._own.blocks_of_entry[entry]]
         squares = float(self._squares[sorted(blocks)].sum()) if self._settings.measure_norm else 0.0
         return StagedStep(self._attempt, frozenset(gradients), squares)
 
@@ -177,9 +189,11 @@ class Stager:
         same = all(record.still_is(gradients.get(entry)) for entry, record in self._records.items())
         return unchanged and same and self._factor_used() == factor
 
-    def _warn_and_stop_early(self) -> None:
+    def _stop_early(self, warn: bool) -> None:
         self.num_restaged += 1
         self._early = self._accepting = False
+        if not warn:
+            return
         logger.warning(
             "gradients changed between backward and optimizer.step(), so they were sent again, and from now on they are sent "
             "in step() only; worker.optimizer(..., clip_norm=..., accumulate=...) and optimizer.attach_scaler(scaler) keep "
@@ -187,11 +201,11 @@ class Stager:
         )
 
     def _submit(self, entry: int, gradient: torch.Tensor, factor: float | None) -> Record:
-        record = Record(gradient, gradient._version)
-        dense = gradient.to_dense() if gradient.is_sparse else gradient
-        ready = torch.cuda.current_stream(dense.device).record_event() if dense.is_cuda else None
-        for blocks in _portions(self._plan.blocks_of_entry[entry]):
-            record.tasks.append(self._pool.submit(self._encode, dense, blocks, factor, ready))
+        record = Record(gradient, versions_of(gradient))
+        local = self._gradients.local(entry, gradient)
+        ready = torch.cuda.current_stream(local.device).record_event() if local.is_cuda else None
+        for blocks in _portions(self._own.blocks_of_entry[entry]):
+            record.tasks.append(self._pool.submit(self._encode, local, blocks, factor, ready))
         return record
 
     def _encode(
@@ -225,7 +239,7 @@ class Stager:
         entry, error = failed
         if isinstance(error, NonFiniteError):
             raise NonFiniteError(
-                f"the gradient of parameter {self._plan.entries[entry].name} is not finite: {error}; lower the learning rate, "
+                f"the gradient of parameter {self._own.entries[entry].name} is not finite: {error}; lower the learning rate, "
                 "or use torch.amp.GradScaler with fp16"
             ) from error
         raise error
@@ -242,7 +256,7 @@ class Stager:
         if own is None:
             own = self._local.bundles = {}
         if shard not in own:
-            largest = max(self._encoding.bounds[block] for block in self._plan.blocks_of_shard[shard])
+            largest = max(self._encoding.bounds[block] for block in self._own.blocks_of_shard[shard])
             own[shard] = Bundle(max(self._settings.message_bytes, largest))
             with self._lock:
                 self._bundles.append((shard, own[shard]))

@@ -8,7 +8,7 @@ import torch
 from ..protos.common_pb2 import ParameterGroup
 from ..protos.errors import NonFiniteError, error_of
 from ..protos.shard_pb2 import Commit, Outcome, PullDone, Verdict
-from .plan import ShardingPlan
+from .ranks.rank_blocks import RankBlocks
 from .recorder import StepKind
 from .staging import StagedStep
 
@@ -18,7 +18,7 @@ class StepRequest:
     """Everything that only optimizer.step() knows."""
 
     gradients: Mapping[int, torch.Tensor]
-    """By plan entry."""
+    """Of what this process holds, by plan entry."""
     groups: Sequence[ParameterGroup]
     num_samples: float
     lots: Sequence[int] = ()
@@ -35,9 +35,9 @@ class StagedFrames:
 
     attempt: int
     blocks: Sequence[Sequence[int]]
-    """Blocks with a frame, by shard."""
+    """This rank's blocks with a frame, by shard."""
     absent: Sequence[Sequence[int]]
-    """Optimised blocks without one, by shard."""
+    """Its optimised blocks without one, by shard."""
     apply: bool
     scale: float = 1.0
     """Clipping factor."""
@@ -45,22 +45,21 @@ class StagedFrames:
     """Why this step is a skip although there were gradients."""
 
     @classmethod
-    def of_skip(cls, plan: ShardingPlan, attempt: int, failure: NonFiniteError | None = None) -> "StagedFrames":
+    def of_skip(cls, own: RankBlocks, attempt: int, failure: NonFiniteError | None = None) -> "StagedFrames":
         """A step without frames."""
-        nothing: list[list[int]] = [[] for _ in range(plan.num_shards)]
+        nothing: list[list[int]] = [[] for _ in range(own.num_shards)]
         return cls(attempt=attempt, blocks=nothing, absent=nothing, apply=False, failure=failure)
 
     @classmethod
-    def of_gradients(cls, plan: ShardingPlan, staged: StagedStep, clip_norm: float | None) -> "StagedFrames":
-        """A step with a frame for every block of the entries that have a gradient."""
-        blocks: list[list[int]] = [[] for _ in range(plan.num_shards)]
-        absent: list[list[int]] = [[] for _ in range(plan.num_shards)]
-        for block in plan.blocks:
+    def of_gradients(cls, own: RankBlocks, staged: StagedStep, scale: float) -> "StagedFrames":
+        """A step with a frame for each of the rank's blocks whose entry has a gradient."""
+        blocks: list[list[int]] = [[] for _ in range(own.num_shards)]
+        absent: list[list[int]] = [[] for _ in range(own.num_shards)]
+        for block in own.blocks.values():
             if block.entry in staged.entries:
                 blocks[block.shard].append(block.id)
-            elif plan.entries[block.entry].group >= 0:
+            elif own.entries[block.entry].group >= 0:
                 absent[block.shard].append(block.id)
-        scale = clipping_factor(clip_norm, staged.squares)
         return cls(attempt=staged.attempt, blocks=blocks, absent=absent, apply=True, scale=scale)
 
 
@@ -113,6 +112,8 @@ class Position:
 
     def note(self, answers: Sequence[PullDone]) -> None:
         """Takes the ends of pulls, one for each shard that was asked."""
+        if not answers:
+            return
         self.round = min(answer.round for answer in answers)
         self.smallest_clock = min(answer.smallest_clock for answer in answers)
         self.own_clock = max(self.own_clock, *(answer.clock for answer in answers))

@@ -1,33 +1,40 @@
 """The model's memory seen as blocks: gradients are read from it, pulled values are written into it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ..compression.frame import Frame
-from .plan import PlanBlock, ShardingPlan
+from .local_tensors import local_tensor
+from .plan import PlanBlock
 
 Floats = NDArray[np.float32]
 
 
 class TensorMemory:
-    """The live tensors behind a plan's entries.
+    """The live tensors behind a plan's entries: of divided ones, the part that lies in this process.
+
+    Blocks have their offsets and spans in these tensors.
 
     `write` may be called from several threads for different blocks, between `refresh` and `publish`, which the training
     thread calls. Tensors change only in between.
     """
 
-    def __init__(self, plan: ShardingPlan, tensors: Sequence[torch.Tensor]) -> None:
-        self.tensors = tuple(tensors)
-        self._plan = plan
-        self._flat: list[Floats | None] = [None] * len(self.tensors)
+    def __init__(
+        self, tensors: Sequence[torch.Tensor | None], before_writing: Callable[[], None] = lambda: None
+    ) -> None:
+        """`tensors` by plan entry, None for one that this process does not hold; `before_writing` makes them writable."""
+        self._tensors = tuple(tensors)
+        self._before_writing = before_writing
+        self._flat: list[Floats | None] = [None] * len(self._tensors)
         self._written: set[int] = set()
 
     def refresh(self) -> None:
         """Looks again where the tensors lie: a model may be moved between steps."""
-        self._flat = [_flat_view(tensor) for tensor in self.tensors]
+        self._before_writing()
+        self._flat = [None if tensor is None else _flat_view(local_tensor(tensor)) for tensor in self._tensors]
 
     def write(self, block: PlanBlock, frame: Frame) -> None:
         """Replaces a block's values by a frame's."""
@@ -48,18 +55,26 @@ class TensorMemory:
             self._written.add(block.entry)
             return
         with torch.no_grad():
-            block_of(self.tensors[block.entry], block).copy_(torch.from_numpy(values).view(block.sizes))
+            block_of(self._local(block.entry), block).copy_(torch.from_numpy(values).view(block.sizes))
 
     def publish(self) -> None:
         """Tells autograd which tensors were written through their memory."""
         for entry in self._written:
-            torch.autograd.graph.increment_version(self.tensors[entry])
+            torch.autograd.graph.increment_version(self._held(entry))
         self._written.clear()
 
     def values(self, block: PlanBlock) -> Floats:
         """A block's values now: float32, contiguous."""
-        ((_, values),) = values_of_blocks(self.tensors[block.entry], [block])
+        ((_, values),) = values_of_blocks(self._local(block.entry), [block])
         return values
+
+    def _held(self, entry: int) -> torch.Tensor:
+        tensor = self._tensors[entry]
+        assert tensor is not None, "a block of a tensor that this process does not hold"
+        return tensor
+
+    def _local(self, entry: int) -> torch.Tensor:
+        return local_tensor(self._held(entry))
 
 
 def block_of(tensor: torch.Tensor, block: PlanBlock) -> torch.Tensor:

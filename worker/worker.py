@@ -1,13 +1,15 @@
 """The worker that a training script holds."""
 
 import contextlib
+import itertools
 import logging
 import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -24,15 +26,19 @@ from .expectations import check_expectations
 from .gradient_encoder import check_overrides, encoders_of
 from .membership import Membership
 from .metrics import MetricsEndpoint, WorkerMetrics
-from .model_table import ModelTable, model_table
+from .model_table import ModelTable, read_model
 from .optimizer import OptimizerParts, RemoteOptimizer
 from .optimizer_values import check_momentum, check_supported, optimizer_specification, warn_of_bursts
 from .plan import make_plan
+from .ranks.model import rank_model
+from .ranks.start import grid_of, layout_mesh, layout_with, open_ranks
 from .recorder import Recorder
 from .registrar_client import RegistrarClient
 from .replica import Replica, ReplicaSettings
 from .share import DataCalls, loader_of, share_dealt, share_strided, shared_epoch
-from .tensor_memory import TensorMemory
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 logger = logging.getLogger(__name__)
 
@@ -47,27 +53,36 @@ def connect(
     *,
     metrics_listen: str | None = None,
     patience_seconds: float = 60.0,
+    layout: str | None = None,
     **expected: object,
 ) -> "Worker":
     """Joins a job. What is not given comes from the environment that `pushpull launch` and `pushpull worker` set.
+
+    A worker of several processes (torchrun, `pushpull launch --layout`) calls this in each of them; torch.distributed is
+    initialised here unless it is already.
 
     Args:
         servers: host:port of each shard, shard 0 first, as a list or joined by commas. Shard 0 alone is enough.
         worker_id: a number of this worker that stays the same over restarts; default: the smallest free one.
         metrics_listen: host:port of the Prometheus endpoint.
         patience_seconds: how long to try to reach shard 0.
+        layout: how the processes of this worker split the model, e.g. tp2 or pp2xtp2; default: the job's layout with that
+            many ranks.
         expected: settings that the job must have, e.g. push_codec="int8"; a difference is refused.
 
     Raises:
         ServerUnreachableError: names the address.
         SettingError: names the argument.
     """
-    config = worker_config(servers, worker_id, metrics_listen, patience_seconds)
+    config = worker_config(servers, worker_id, metrics_listen, patience_seconds, layout)
     return Worker(config, expected)
 
 
 class Worker:
-    """One data-parallel replica in a job. Use it in a `with` block: leaving the block leaves the job."""
+    """One data-parallel replica in a job. Use it in a `with` block: leaving the block leaves the job.
+
+    Of a worker of several ranks every process has one, and all of them make the same calls in the same order.
+    """
 
     def __init__(self, config: WorkerConfig, expected: Mapping[str, object]) -> None:
         self._metrics = WorkerMetrics()
@@ -76,19 +91,25 @@ class Worker:
         )
         self._recorder = Recorder(self._metrics)
         self._ledger = DataLedger()
-        self._registrar = RegistrarClient(config.servers[0], config.patience_seconds, "patience_seconds")
+        self._ranks = open_ranks(config)
+        self._registrar = RegistrarClient(
+            config.servers[0], config.patience_seconds, "patience_seconds", self._ranks.rank
+        )
         self._optimizer: RemoteOptimizer | None = None
         self._replica: Replica | None = None
         self._epoch = 0
         self._closed = False
         self._old_sigterm: Any = None
         try:
-            self._membership = Membership(self._registrar, config.worker_id, self._recorder.report)
+            named = "" if config.layout is None else config.layout.spec
+            self._membership = Membership(self._registrar, config.worker_id, self._ranks, named, self._recorder.report)
         except BaseException:
             self._close_quietly()
             raise
         try:
             check_expectations(self._membership.job, expected)
+            self.layout = config.layout or layout_with(config.num_ranks, self._membership.job.layouts)
+            """How the ranks of this worker split the model."""
         except BaseException as error:
             self.close(str(error))
             raise
@@ -102,6 +123,30 @@ class Worker:
     def num_workers(self) -> int:
         """Workers in the job at this moment, as far as this one knows."""
         return max(1, self._membership.num_workers)
+
+    @property
+    def rank(self) -> int:
+        """This process's number in its worker, from 0."""
+        return self._ranks.rank
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes of this worker."""
+        return self._ranks.num_ranks
+
+    @property
+    def batch_weight(self) -> float:
+        """What the mean loss over this rank's part of the newest batch must be multiplied by.
+
+        Ranks that see different data average their gradients, which is the batch's mean only if their parts are equal. So
+        this is 1, but for batches that do not divide evenly.
+        """
+        return self._ledger.batch_weight
+
+    @cached_property
+    def mesh(self) -> "DeviceMesh":
+        """The ranks as a mesh with the dimensions pp, dp, fsdp and tp; those that the layout does not use have size 1."""
+        return layout_mesh(self.layout, self._ranks.num_ranks)
 
     @property
     def job(self) -> JobSpecification:
@@ -120,10 +165,11 @@ class Worker:
 
     def optimizer(
         self,
-        model: torch.nn.Module,
+        model: torch.nn.Module | Sequence[torch.nn.Module],
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.AdamW,
         *,
         params: Params | None = None,
+        whole: torch.nn.Module | None = None,
         accumulate: int = 1,
         clip_norm: float | None = None,
         encode_on_device: bool = False,
@@ -134,11 +180,14 @@ class Worker:
         The first worker's model initialises the servers; every model holds the servers' values on return.
 
         Args:
-            model: all ranks of a job must build the same one.
+            model: all workers of a job must build the same one. Ranks that split it pass what they hold of it (several modules
+                if they have several pipeline stages), split already.
             optimizer_class: SGD, Adam, AdamW, Adagrad or RMSprop of torch.optim.
             params: parameters or parameter groups, as torch takes them; default: all of the model.
+            whole: the model before it was split, for ranks that hold only some of its parameters (pipelines, experts). Its
+                values do not matter: it may be on the meta device.
             accumulate: backward passes that make one step.
-            clip_norm: largest norm of this worker's gradient over all parameters.
+            clip_norm: largest norm of this worker's gradient over all parameters (of all ranks).
             encode_on_device: encode gradients where they lie (CUDA: Triton kernels), so that only frames are copied to
                 the host. The same bytes; not yet tried on a GPU, so not the default.
             kwargs: the optimizer's own.
@@ -155,21 +204,23 @@ class Worker:
             raise SettingError(f"accumulate={accumulate} must be at least 1 and clip_norm={clip_norm} positive")
         check_supported(optimizer_class)
         # torch's own constructor judges the arguments and fills in the defaults.
-        template = optimizer_class(model.parameters() if params is None else params, **kwargs)
-        table = model_table(model, template.param_groups)
+        parts = [model] if isinstance(model, torch.nn.Module) else list(model)
+        everything = itertools.chain.from_iterable(part.parameters() for part in parts)
+        template = optimizer_class(everything if params is None else params, **kwargs)
+        table = self._table(parts, template.param_groups, whole)
         specification = optimizer_specification(optimizer_class, template.param_groups, template.defaults)
         _prepare_codecs(self.job, table, specification)
         if encode_on_device:
             _warm_up_devices(self.job, table)
-        plan = make_plan(table.entries, self.job.num_shards, self.job.block_elements)
+        plan = make_plan(table.entries, self.job.num_shards, self.job.block_elements, grid_of(self.job))
         settings = ReplicaSettings(
             accumulate=accumulate,
             clip_norm=clip_norm,
             num_encoder_threads=_num_encoder_threads(),
             encode_on_device=encode_on_device,
         )
-        memory = TensorMemory(plan, table.tensors)
-        replica = Replica(self._membership, plan, memory, specification, table.num_parameters, settings)
+        rank = rank_model(table, plan, self._ranks, self.layout, parts)
+        replica = Replica(self._membership, rank, specification, settings)
         try:
             replica.start()
         except BaseException:
@@ -177,8 +228,8 @@ class Worker:
             raise
         self._replica = replica
         self._metrics.watch_residual(replica.encoder.residual_norm)
-        parts = OptimizerParts(table, replica, self._ledger, self._recorder)
-        self._optimizer = RemoteOptimizer(template.param_groups, template.defaults, parts)
+        used = OptimizerParts(table, replica, self._ledger, self._recorder)
+        self._optimizer = RemoteOptimizer(template.param_groups, template.defaults, used)
         return self._optimizer
 
     def share(
@@ -187,13 +238,20 @@ class Worker:
         """One epoch of this worker's batches: the data are divided between the workers that are there.
 
         `batch_size` is per worker, as with DistributedDataParallel. Call it once for each epoch, on every worker, with the
-        same data set. `batch_size` and `shuffle` are for data sets; a DataLoader has its own.
+        same data set. `batch_size` and `shuffle` are for data sets; a DataLoader has its own. Ranks that see different data
+        (fsdp, dp) get their part of the worker's batch, the others all of it.
         """
         loader = loader_of(data, batch_size, shuffle)
         epoch, self._epoch = self._epoch, self._epoch + 1
-        dealt = shared_epoch(loader, epoch, self.job.seed)
+        part = self.layout.data_rank(self.rank), self.layout.num_data_ranks
+        dealt = shared_epoch(loader, epoch, self.job.seed, part)
         if dealt is not None:
             return share_dealt(dealt, self._data_calls(), self._ledger)
+        if self.num_ranks > 1:
+            raise SettingError(
+                "worker.share() cannot divide these data between the ranks of a worker: it needs a data set with a length, "
+                "and a DataLoader with batch_size and without a sampler of its own"
+            )
         logger.warning(
             "worker.share() cannot address these data by index: each worker takes every %d-th batch, and a change in "
             "the number of workers may repeat or skip some",
@@ -223,6 +281,9 @@ class Worker:
             self._optimizer.detach()
         if self._replica is not None:
             self._replica.close()
+        if not failure:
+            self._membership.say_goodbye()
+        self._ranks.close(failed=bool(failure))
         self._membership.leave(failure)
         self._close_quietly()
 
@@ -251,13 +312,21 @@ class Worker:
         )
 
     def _deal(self, request: DealRequest) -> DealResponse:
+        """One rank asks, all get the same lots."""
         try:
-            return self._registrar.deal(request)
+            return self._ranks.from_first(lambda: self._registrar.deal(request))
         except ExpiredError:
             if request.leave_epoch:
                 raise
             self._come_back()
-            return self._registrar.deal(request)
+            return self._ranks.from_first(lambda: self._registrar.deal(request))
+
+    def _table(
+        self, parts: Sequence[torch.nn.Module], groups: Sequence[Mapping[str, Any]], whole: torch.nn.Module | None
+    ) -> ModelTable:
+        reading = self._ranks.together(lambda: read_model(parts, groups, whole))
+        facts = self._ranks.gather(reading.facts)
+        return reading.table(facts)
 
     def _come_back(self) -> None:
         """The lease ran out while user code was busy: everything dealt before is somebody else's now."""
@@ -300,7 +369,7 @@ def _prepare_codecs(job: JobSpecification, table: ModelTable, optimizer: Optimiz
 
 def _warm_up_devices(job: JobSpecification, table: ModelTable) -> None:
     """Compiles device kernels ahead of the first step, for every device that holds a part of the model."""
-    for device in {tensor.device for tensor in table.tensors[: table.num_parameters]}:
+    for device in {tensor.device for tensor in table.held.values()}:
         for encoder in encoders_of(job).all:
             warm_up_on_device(encoder.codec, device)
 

@@ -28,7 +28,7 @@ def random_values() -> NDArray[np.float32]:
 
 def receiver(codec: str, dtype: torch.dtype = torch.float32) -> tuple[Receiver, torch.Tensor]:
     tensor = torch.zeros(20, 30, dtype=dtype)
-    memory = TensorMemory(PLAN, [tensor])
+    memory = TensorMemory([tensor])
     memory.refresh()
     return receiver_for(parse_codec(codec), memory, 1), tensor
 

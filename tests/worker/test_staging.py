@@ -15,9 +15,13 @@ from pushpull.protos.shard_pb2 import WorkerMessage
 from pushpull.worker.block_encoding import HostEncoding
 from pushpull.worker.gradient_encoder import GradientEncoder
 from pushpull.worker.plan import TableEntry, make_plan
+from pushpull.worker.ranks.gradients import RankGradients
+from pushpull.worker.ranks.group import SoleRank
+from pushpull.worker.ranks.rank_blocks import all_blocks
 from pushpull.worker.staging import Stager, StagingSettings
 
 PLAN = make_plan([TableEntry("weight", (30, 40), True, group=0), TableEntry("bias", (40,), True, group=0)], 2, 100)
+GRADIENTS = RankGradients(SoleRank(), {entry: torch.zeros(shaped.shape) for entry, shaped in enumerate(PLAN.entries)})
 
 
 class Sink:
@@ -81,7 +85,13 @@ def make_stage() -> Iterator[Callable[..., Stage]]:
     def make(codec: str = "fp32", **settings: object) -> Stage:
         encoder, sink = GradientEncoder(PLAN, parse_parameter_encoders(codec)), Sink()
         chosen = {"message_bytes": 1000, "num_threads": 2, "early": True, **settings}
-        stages.append(Stage(Stager(PLAN, HostEncoding(encoder), sink, StagingSettings(**chosen)), sink, encoder))  # type: ignore[arg-type]
+        stages.append(
+            Stage(
+                Stager(all_blocks(PLAN), GRADIENTS, HostEncoding(encoder), sink, StagingSettings(**chosen)),
+                sink,
+                encoder,
+            )
+        )  # type: ignore[arg-type]
         return stages[-1]
 
     yield make

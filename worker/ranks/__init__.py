@@ -1,0 +1,1 @@
+"""Workers of several processes: who holds and owns which block, and what the ranks of one worker agree on."""

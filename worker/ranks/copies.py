@@ -1,0 +1,66 @@
+"""Values of blocks that several ranks hold: pulled by their owner, handed on to the others.
+
+Ranks must not pull copies for themselves: unless steps go in rounds, two of them could be sent different versions, and the
+worker would compute with two models.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..plan import PlanBlock
+from ..tensor_memory import TensorMemory
+from .group import Ranks
+from .rank_blocks import CopiedBlocks
+
+BUFFER_ELEMENTS = 1 << 22
+
+
+class BlockCopies:
+    """Keeps copies alike. Used by the training thread, between the last value that was pulled and `publish`."""
+
+    def __init__(self, ranks: Ranks, copies: Sequence[CopiedBlocks], memory: TensorMemory) -> None:
+        self._ranks = ranks
+        self._copies = copies
+        self._memory = memory
+
+    def hand_on(self, entries: frozenset[int] | None = None) -> None:
+        """Copies the owners' values into every copy; of these plan entries only, if they are named."""
+        for copied in self._copies:
+            for part in _portions(copied, entries):
+                self._hand_on(part)
+
+    def _hand_on(self, copied: CopiedBlocks) -> None:
+        own = copied.holders.owner == self._ranks.rank
+        values = np.empty(copied.num_elements, np.float32)
+        if own:
+            for block, place in _places(copied, values):
+                place[:] = self._memory.values(block)
+        self._ranks.broadcast(torch.from_numpy(values), copied.holders.owner, copied.holders.ranks)
+        if not own:
+            for block, place in _places(copied, values):
+                self._memory.copy(block, place)
+
+
+def _places(copied: CopiedBlocks, values: NDArray[np.float32]) -> Iterator[tuple[PlanBlock, NDArray[np.float32]]]:
+    start = 0
+    for block in copied.blocks:
+        yield block, values[start : start + block.num_elements]
+        start += block.num_elements
+
+
+def _portions(copied: CopiedBlocks, entries: frozenset[int] | None) -> list[CopiedBlocks]:
+    """The wanted blocks in pieces of limited size."""
+    portions: list[list[PlanBlock]] = []
+    room = 0
+    for block in copied.blocks:
+        if entries is not None and block.entry not in entries:
+            continue
+        if block.num_elements > room:
+            portions.append([])
+            room = BUFFER_ELEMENTS
+        portions[-1].append(block)
+        room -= block.num_elements
+    return [CopiedBlocks(copied.holders, tuple(blocks)) for blocks in portions]

@@ -1,0 +1,41 @@
+"""From the gradients that autograd leaves on one rank to those that the rank pushes."""
+
+from collections.abc import Mapping
+
+import torch
+
+from ..local_tensors import local_gradient, local_tensor
+from .group import Ranks
+from .reductions import GradientReduction
+
+
+class RankGradients:
+    """This rank's view of the worker's gradients."""
+
+    def __init__(
+        self, ranks: Ranks, parameters: Mapping[int, torch.Tensor], reduction: GradientReduction | None = None
+    ) -> None:
+        """`parameters` of this process by plan entry; `reduction` None: every gradient is whole as autograd leaves it."""
+        self._ranks = ranks
+        self._parameters = parameters
+        self._reduction = reduction
+
+    @property
+    def whole_after_backward(self) -> bool:
+        """Whether a gradient may leave while backward still runs."""
+        return self._reduction is None
+
+    def reduced(self, gradients: Mapping[int, torch.Tensor]) -> Mapping[int, torch.Tensor]:
+        """The worker's gradients, where this rank's have to be added to those of others. All ranks call it together."""
+        if self._reduction is None:
+            return gradients
+        local = {entry: self.local(entry, gradient) for entry, gradient in gradients.items()}
+        return self._reduction.reduce(local, {e: local_tensor(tensor) for e, tensor in self._parameters.items()})
+
+    def local(self, entry: int, gradient: torch.Tensor) -> torch.Tensor:
+        """See `local_gradient`: ranks that hold the entry may communicate here."""
+        return local_gradient(gradient, self._parameters[entry])
+
+    def agree(self, fine: bool) -> bool:
+        """Whether all ranks say so."""
+        return bool(self._ranks.smallest([int(fine)])[0])
