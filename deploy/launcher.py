@@ -14,7 +14,7 @@ from types import FrameType
 
 from ..protos.errors import PushpullError, ServerUnreachableError
 from ..protos.registrar_pb2 import JobStatus
-from .environment import server_environment, worker_environment, worker_variables
+from .environment import process_environment, worker_variables
 from .job import Job
 from .processes import Child, Family
 from .progress import Display
@@ -126,7 +126,7 @@ class Launcher:
             command += ["--registrar", self._addresses[0]]
         try:
             server = self._family.start(
-                f"server {shard}", command, server_environment(self._num_processes), pass_fds=(writing,)
+                f"server {shard}", command, process_environment(self._num_processes), pass_fds=(writing,)
             )
         finally:
             os.close(writing)
@@ -159,7 +159,7 @@ class Launcher:
         for k in range(self._config.num_workers):
             command = [*_pushpull("worker"), "--servers", ",".join(self._addresses), "--id", str(k)]
             command += ["--metrics-listen", "127.0.0.1:0", "--guard-fd", str(self._family.guard_fd), *script]
-            environment = worker_environment(self._num_processes) | worker_variables(self._addresses, k, "127.0.0.1:0")
+            environment = process_environment(self._num_processes) | worker_variables(self._addresses, k, "127.0.0.1:0")
             self._workers.append(self._family.start(f"worker {k}", command, environment))
         self._display.write_line(f"workers   {len(self._workers)} of {shlex.join(script)}")
         self._display.write_line(f"watch     pushpull status --servers {self._addresses[0]}")

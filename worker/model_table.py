@@ -62,6 +62,15 @@ class ModelReading:
     _buffers: Sequence[_Named]
     _held: Sequence[torch.Tensor | None]
 
+    def check_values(self, index: int) -> None:
+        """Refuses a parameter of this process that has a shape but no values."""
+        tensor = self._held[index]
+        if tensor is not None and tensor.is_meta:
+            raise SettingError(
+                f"parameter {self._parameters[index].names[0]} is on the meta device and holds no values; move the model to a "
+                "device first"
+            )
+
     def table(self, facts: Sequence[Facts]) -> ModelTable:
         """The table, from the facts of every rank.
 
@@ -99,6 +108,21 @@ def read_model(
         SettingError: a parameter cannot be trained this way, a group holds a tensor that is not in the model, or the parts
             do not fit the whole.
     """
+    reading = _read(parts, param_groups, whole)
+    for index in reading.facts:
+        reading.check_values(index)
+    return reading
+
+
+def described_model(model: torch.nn.Module, param_groups: Sequence[Mapping[str, Any]]) -> ModelTable:
+    """The table of a model that may be on the meta device: all that a plan needs to know of it."""
+    reading = _read([model], param_groups, None)
+    return reading.table([reading.facts])
+
+
+def _read(
+    parts: Sequence[torch.nn.Module], param_groups: Sequence[Mapping[str, Any]], whole: torch.nn.Module | None
+) -> ModelReading:
     if whole is None and len(parts) != 1:
         raise SettingError(
             f"{len(parts)} modules were given; pass whole=..., the undivided model (it may be on the meta device), so that "

@@ -152,4 +152,6 @@ def _dotted(location: tuple[int | str, ...]) -> str:
 
 
 def _reason(message: str) -> str:
-    return message.removeprefix("Value error, ").replace("Input should", "it should").replace("Field required", "missing")
+    return (
+        message.removeprefix("Value error, ").replace("Input should", "it should").replace("Field required", "missing")
+    )

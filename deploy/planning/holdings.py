@@ -1,81 +1,80 @@
-"""Which rank of a worker holds which block, and which one pushes and pulls it. Pure."""
+"""What each rank of a worker holds of a model that is split as its layout says. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ...worker.gradient_encoder import names_of
-from ...worker.grid import Grid, chunks
+from ...worker.grid import Box, Grid, chunks
 from ...worker.layout import Layout
-from ...worker.plan import PlanBlock, ShardingPlan, TableEntry
+from ...worker.plan import ShardingPlan, TableEntry
+from ...worker.ranks.ownership import holders_of
 
 
 @dataclass(frozen=True)
-class Holdings:
-    """Block ids by rank, ascending."""
+class RankShare:
+    """Block ids, ascending."""
 
-    held: tuple[tuple[int, ...], ...]
-    """Of each rank's part of the model."""
-    owned: tuple[tuple[int, ...], ...]
+    held: tuple[int, ...]
+    """Of the rank's part of the model."""
+    owned: tuple[int, ...]
     """Of what it alone pushes and pulls."""
 
-    def held_elements(self, plan: ShardingPlan, rank: int) -> int:
-        return sum(plan.blocks[block].num_elements for block in self.held[rank])
 
+def rank_shares(plan: ShardingPlan, grid: Grid, layout: Layout) -> tuple[RankShare, ...]:
+    """The share of each rank of a worker with this layout; ownership is the workers' own rule.
 
-def holdings_of(plan: ShardingPlan, grid: Grid, layout: Layout) -> Holdings:
-    """What each rank of a worker with this layout holds and owns.
-
-    Stages of a pipeline are taken to be runs of modules of about equal size; a tied parameter is on the first stage and on
-    the last. Each block is owned by one of its holders: in block order, the one that owns the fewest elements so far, ties to
-    the lowest rank.
+    Stages of a pipeline are taken to be runs of modules of about equal size; a tied parameter is on its first stage and on
+    the last.
     """
     stages = _stages(plan.entries, layout.pp)
-    held: list[list[int]] = [[] for _ in range(layout.num_ranks)]
-    owned: list[list[int]] = [[] for _ in range(layout.num_ranks)]
-    loads = [0] * layout.num_ranks
-    ranks_at = {layout.coordinates(rank): rank for rank in range(layout.num_ranks)}
-    for block in plan.blocks:
-        entry = plan.entries[block.entry]
-        split = grid.tensor_dimension(names_of(entry))
-        holders = sorted(
-            ranks_at[stage, replica, part, slice_]
-            for stage in stages[block.entry]
-            for replica in range(layout.dp)
-            for part, slice_ in _places(entry, block, layout, split)
+    boxes: list[dict[int, Box]] = []
+    for rank in range(layout.num_ranks):
+        stage, _, part, piece = layout.coordinates(rank)
+        boxes.append(
+            {
+                index: _box(entry, layout, grid.tensor_dimension(names_of(entry)), (part, piece))
+                for index, entry in enumerate(plan.entries)
+                if stage in stages[index]
+            }
         )
-        owner = min(holders, key=lambda rank: (loads[rank], rank))
-        loads[owner] += block.num_elements
-        owned[owner].append(block.id)
-        for rank in holders:
+    held: list[list[int]] = [[] for _ in boxes]
+    owned: list[list[int]] = [[] for _ in boxes]
+    for block, holders in zip(plan.blocks, holders_of(plan, boxes, layout.spec), strict=True):
+        owned[holders.owner].append(block.id)
+        for rank in holders.ranks:
             held[rank].append(block.id)
-    return Holdings(tuple(map(tuple, held)), tuple(map(tuple, owned)))
+    return tuple(RankShare(tuple(a), tuple(b)) for a, b in zip(held, owned, strict=True))
 
 
-def _places(entry: TableEntry, block: PlanBlock, layout: Layout, split: int | None) -> list[tuple[int, int]]:
-    """(fsdp, tp) coordinates of the ranks that hold the block: tensor parallelism cuts first, FSDP inside its pieces."""
-    first, last = 0, entry.shape[0] if entry.shape else 1
-    slices = list(range(layout.tp))
-    if split is not None and layout.tp > 1:
-        pieces = chunks(entry.shape[split], layout.tp)
-        slices = [_piece_with(pieces, block.offsets[split])]
-        if split == 0:
-            first, last = pieces[slices[0]]
-    if layout.fsdp == 1:
-        parts = [0]
-    else:
-        row = block.offsets[0] if block.offsets else 0
-        parts = [_piece_with(chunks(last - first, layout.fsdp), row - first)]
-    return [(part, slice_) for part in parts for slice_ in slices]
+def num_elements(plan: ShardingPlan, blocks: Iterable[int]) -> int:
+    """Of these blocks together."""
+    return sum(plan.blocks[block].num_elements for block in blocks)
 
 
-def _piece_with(pieces: Sequence[tuple[int, int]], index: int) -> int:
-    return next(number for number, (first, last) in enumerate(pieces) if first <= index < last)
+def tensor_parallel_share(entries: Sequence[TableEntry], grid: Grid) -> float:
+    """Share of the model's elements that tensor parallelism cuts."""
+    cut = sum(e.num_elements for e in entries if grid.tensor_dimension(names_of(e)) is not None)
+    return cut / max(1, sum(entry.num_elements for entry in entries))
 
 
-def _stages(entries: Sequence[TableEntry], num_stages: int) -> list[list[int]]:
+def _box(entry: TableEntry, layout: Layout, split: int | None, place: tuple[int, int]) -> Box:
+    """Tensor parallelism cuts first, FSDP inside its pieces; `place` is (fsdp, tp)."""
+    offsets, sizes = [0] * len(entry.shape), list(entry.shape)
+    part, piece = place
+    cuts = [(split, layout.tp, piece)] if split is not None else []
+    if entry.shape:
+        cuts.append((0, layout.fsdp, part))
+    for dimension, degree, index in cuts:
+        first, last = chunks(sizes[dimension], degree)[index]
+        offsets[dimension] += first
+        sizes[dimension] = last - first
+    return tuple(offsets), tuple(sizes)
+
+
+def _stages(entries: Sequence[TableEntry], num_stages: int) -> list[set[int]]:
     """The stages that hold each entry."""
     total = sum(entry.num_elements for entry in entries)
-    stages: list[list[int]] = []
+    stages: list[set[int]] = []
     done, stage, module = 0, 0, ""
     for entry in entries:
         name = entry.name.rpartition(".")[0]
@@ -83,5 +82,5 @@ def _stages(entries: Sequence[TableEntry], num_stages: int) -> list[list[int]]:
             module = name
             stage = min(num_stages - 1, num_stages * done // max(1, total))
         done += entry.num_elements
-        stages.append(sorted({stage, num_stages - 1}) if entry.aliases else [stage])
+        stages.append({stage, num_stages - 1} if entry.aliases else {stage})
     return stages

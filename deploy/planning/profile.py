@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -119,11 +120,11 @@ class ModelProfile:
         return StepCost(cost.flops, saved, max(saved, gradients + weights) + excess)
 
 
-class _LiveBytes(TorchDispatchMode):
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of the tensors that were made inside and still live; most of them at once."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
         self._sizes: dict[int, int] = {}
@@ -171,7 +172,8 @@ def load_function(target: str, folder: Path) -> Callable[..., Any]:
     if not path.is_file():
         raise SettingError(f"{target!r}: there is no file {path}")
     specification = importlib.util.spec_from_file_location(f"pushpull_planned_{path.stem}", path)
-    assert specification is not None and specification.loader is not None
+    assert specification is not None
+    assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     with _searching(path.parent.resolve()):
         try:
@@ -188,8 +190,6 @@ def load_function(target: str, folder: Path) -> Callable[..., Any]:
 @contextmanager
 def _searching(folder: Path) -> Iterator[None]:
     """Imports find what lies beside a script, as when it is run."""
-    import sys
-
     sys.path.insert(0, str(folder))
     try:
         yield

@@ -71,7 +71,7 @@ class Traffic:
         bands = []
         # encoders take gradients as backward makes them: the last layer's first
         blocks = sorted(self.of_shard(self.optimised(owned), shard), key=lambda i: (-self._plan.blocks[i].entry, i))
-        for message in self._packed(blocks):
+        for message in self._packed(blocks, self.largest_message_bytes(self.of_shard(owned, shard))):
             frames = [self._frame(block) for block in message]
             bands.append(
                 Band(
@@ -132,19 +132,18 @@ class Traffic:
 
     def largest_message_bytes(self, blocks: Iterable[int]) -> int:
         """Of frames; an encoder's thread has a buffer of this size for each shard."""
-        return max([self._job.message_bytes, *(self._frame(block).most for block in self.optimised(blocks))])
+        return max([self._job.message_bytes, *(self._frame(block).most for block in blocks)])
 
     @cached_property
     def _bundles(self) -> list[list[list[int]]]:
         """Block ids of each bundle of each shard."""
         bundles = []
-        for shard, ids in enumerate(self._plan.blocks_of_shard):
+        for ids in self._plan.blocks_of_shard:
             owned, start = [], 0
             for block in ids:
                 stop = start + self._plan.blocks[block].num_elements
                 owned.append(OwnedBlock(block, start, stop, -1, ""))
                 start = stop
-            assert len(bundles) == shard
             bundles.append([[ids[i] for i in bundle] for bundle in bundles_of(owned, BUNDLE_ELEMENTS)])
         return bundles
 
@@ -152,15 +151,15 @@ class Traffic:
         encoder, size = self.encoder_of(block), self._plan.blocks[block].num_elements
         return Band(encoder.frame_least(size), encoder.frame_bound(size))
 
-    def _packed(self, blocks: Sequence[int]) -> Iterator[list[int]]:
+    def _packed(self, blocks: Sequence[int], capacity_bytes: int) -> Iterator[list[int]]:
         """Frames of one shard, gathered until the next might not fit."""
         message: list[int] = []
-        room = self._job.message_bytes
+        room = capacity_bytes
         for block in blocks:
             bound = self._frame(block).most
             if message and bound > room:
                 yield message
-                message, room = [], self._job.message_bytes
+                message, room = [], capacity_bytes
             message.append(block)
             room -= bound
         if message:
