@@ -10,12 +10,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := protos compression ps_server worker deploy benchmarks
 
-.PHONY: help demo test test-large test-plan fuzz fuzz-coverage lint types protos links clean
+.PHONY: help demo test test-large test-plan test-convergence fuzz fuzz-coverage lint types protos links clean
 
 help:
 	@echo "make demo     train a small GPT with 2 servers and 2 workers on this machine"
 	@echo "make test     lint, type checks and all tests; make test-large: a model of 200 million parameters, minutes"
 	@echo "make test-plan  predicted bytes and memory beside those of real runs, minutes"
+	@echo "make test-convergence     local updates against a push every step, on a small GPT: minutes"
 	@echo "make fuzz     a million malformed frames, minutes; make fuzz-coverage: guided by coverage, needs atheris"
 	@echo "make lint     ruff only;  make types: mypy only;  make protos: regenerate the wire contract;  make clean"
 
@@ -32,6 +33,10 @@ test-large: $(READY)
 # Minutes: what `pushpull plan` predicts beside what real processes count and need.
 test-plan: $(READY)
 	$(BIN)/pytest -m slow -s tests/training/test_plan_against_runs.py
+
+# Minutes: trains a small GPT with real servers several times.
+test-convergence: $(READY)
+	$(BIN)/pytest -m slow -s tests/training/test_local_updates_loss.py
 
 FUZZ_SEED ?= 1
 FUZZ_CASES ?= 1000000

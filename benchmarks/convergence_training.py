@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..compression.encoder_spec import parse_encoder
 from ..compression.spec import FAMILIES
@@ -147,11 +148,7 @@ def train(experiment: Experiment, case: Case) -> Training:
     """Launches a cluster for one case, in synchronous mode; parameters are pulled as fp32."""
     with tempfile.TemporaryDirectory() as folder:
         history = Path(folder) / "history.json"
-        command = _launch(experiment, case, history)
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST_RUN_SECONDS, check=False)
-        if not done.stdout.strip():
-            raise PushpullError(f"{' '.join(command)} printed no summary; it said:\n{done.stderr}")
-        summary = json.loads(done.stdout.splitlines()[-1])
+        summary = launch(experiment, case, history)
         pushes = NUM_WORKERS * max(1, summary["rounds"])
         return Training(
             case=case,
@@ -162,7 +159,17 @@ def train(experiment: Experiment, case: Case) -> Training:
         )
 
 
-def _launch(experiment: Experiment, case: Case, history: Path) -> list[str]:
+def launch(experiment: Experiment, case: Case, history: Path) -> dict[str, Any]:
+    """Runs a cluster to its end; the launcher's summary."""
+    command = _launch_command(experiment, case, history)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST_RUN_SECONDS, check=False)
+    if not done.stdout.strip():
+        raise PushpullError(f"{' '.join(command)} printed no summary; it said:\n{done.stderr}")
+    summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return summary
+
+
+def _launch_command(experiment: Experiment, case: Case, history: Path) -> list[str]:
     return [
         *(sys.executable, "-m", "pushpull.deploy.cli", "launch", "--json"),
         *("--servers", str(NUM_SERVERS), "--workers", str(NUM_WORKERS)),

@@ -24,6 +24,10 @@ Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", he
 JobPath = Annotated[Path | None, typer.Option("--job", help="Job file (YAML); every key is optional.")]
 Script = Annotated[str, typer.Argument(metavar="SCRIPT", help="Your training script.", show_default=False)]
 Arguments = Annotated[list[str] | None, typer.Argument(metavar="ARGS...", help="Its arguments.")]
+Layouts = Annotated[
+    list[str] | None,
+    typer.Option("--layout", metavar="LAYOUT", help="How ranks split the model: tp2, ... Again for unlike workers."),
+]
 Servers = Annotated[str, typer.Option("--servers", metavar="HOST:PORT,...", help="Servers, shard 0 first.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
 GuardFd = Annotated[int | None, typer.Option("--guard-fd", hidden=True)]
@@ -34,7 +38,13 @@ def launch(
     script: Script,
     arguments: Arguments = None,
     servers: Annotated[int, typer.Option("--servers", min=1, help="Server processes (shards).")] = 1,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Worker processes.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Workers; default: one, or one for each --layout.")
+    ] = None,
+    ranks_per_worker: Annotated[
+        int | None, typer.Option(min=1, help="Processes of a worker; default: as many as its layout has.")
+    ] = None,
+    layouts: Layouts = None,
     sets: Sets = None,
     job: JobPath = None,
     as_json: AsJson = False,
@@ -44,14 +54,17 @@ def launch(
     from .job import load_job
     from .launcher import LaunchConfig
     from .run import run_here
+    from .worker_shape import worker_shapes
 
     if not Path(script).is_file():
         raise SettingError(f"There is no script {script} (working directory {Path.cwd()}).")
     script_words = [script, *(arguments or [])]
+    shapes = worker_shapes(workers, ranks_per_worker, layouts or [])
+    settings = load_job(job, sets or [], {"expected_workers": len(shapes), "server_patience_seconds": 20.0})
     config = LaunchConfig(
         num_servers=servers,
-        num_workers=workers,
-        job=load_job(job, sets or [], {"expected_workers": workers, "server_patience_seconds": 20.0}),
+        workers=shapes,
+        job=settings.declaring(shape.layout for shape in shapes if shape.layout is not None and shape.num_ranks > 1),
         options=["pushpull", *sys.argv[1 : len(sys.argv) - len(script_words)]],
         script=script_words,
         timeout_seconds=timeout_seconds,
@@ -116,19 +129,46 @@ def worker(
     metrics_listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Prometheus endpoint; empty = none.")
     ] = "127.0.0.1:0",
+    layout: Annotated[
+        str | None, typer.Option(metavar="LAYOUT", help="How this worker's ranks split the model: tp2, pp2xtp2, ...")
+    ] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes to start; default: as many as the layout has. Not under torchrun."),
+    ] = None,
     guard_fd: GuardFd = None,
 ) -> None:
-    """Run a training script as one worker. It may join a running job at any time."""
-    from .environment import become_worker, worker_variables
+    """Run a training script as one worker, or as one rank of it under torchrun. It may join a running job at any time."""
+    from .environment import become_worker, metrics_of_rank, worker_variables, world_size
     from .guard import watch_launcher
     from .script import run_script
+    from .worker_shape import worker_shape
 
     if guard_fd is not None:
         watch_launcher(guard_fd)
     addresses = [address.strip() for address in servers.split(",") if address.strip()]
     if not addresses:
         raise SettingError("--servers is empty: name every server as HOST:PORT, shard 0 first, separated by commas.")
-    become_worker(worker_variables(addresses, worker_id, metrics_listen or None))
+    group_size = world_size()
+    if group_size is not None and ranks is not None:
+        raise SettingError("torchrun has started the ranks already (RANK and WORLD_SIZE are set): leave out --ranks.")
+    shape = worker_shape(layout, group_size or ranks, "--ranks" if group_size is None else "WORLD_SIZE")
+    if group_size is None and shape.num_ranks > 1:
+        from .run_worker import run_ranks
+        from .worker_processes import WorkerStart
+
+        start = WorkerStart(
+            name="" if worker_id is None else f"worker {worker_id}",
+            servers=addresses,
+            worker_id=worker_id,
+            metrics_listen=metrics_listen or None,
+            shape=shape,
+            script=[script, *(arguments or [])],
+            num_processes=shape.num_ranks,
+        )
+        sys.exit(run_ranks(start))
+    listen = metrics_of_rank(metrics_listen) if metrics_listen else None
+    become_worker(worker_variables(addresses, worker_id, listen, shape.layout))
     run_script(script, arguments or [])
 
 

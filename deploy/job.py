@@ -2,23 +2,32 @@
 
 import difflib
 import types
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..compression.encoder_spec import parse_pull_codec
 from ..compression.parameter_encoders import parse_parameter_encoders
 from ..protos.errors import CodecError, SettingError, UnknownKeyError
 from ..ps_server.config import JobSettings
+from ..worker.layout import parse_layout
+from .job_entries import REMOVED, Entry, PatternMap, read_assignments, read_file
 
-OVERRIDES = "push_overrides"
-_OVERRIDE_PREFIX = f"{OVERRIDES}."
-_REMOVED = object()
-"""The value of an override that `--set push_overrides.PATTERN=null` takes out."""
+
+def _codec(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _dimension(value: Any) -> int | None:
+    text = str(value) if isinstance(value, str | int) else ""
+    return int(text) if text.isdecimal() else None
+
+
+OVERRIDES = PatternMap("push_overrides", "codec", "fp16", _codec)
+TENSOR_SPLITS = PatternMap("tensor_splits", "dimension", "0", _dimension)
+PATTERN_MAPS = (OVERRIDES, TENSOR_SPLITS)
 
 
 class Job(BaseModel):
@@ -53,6 +62,14 @@ class Job(BaseModel):
         default=JobSettings.block_elements,
         ge=1,
         description="Elements of a block at most; null = derived from the model.",
+    )
+    layouts: tuple[str, ...] = Field(
+        default=JobSettings.layouts,
+        description="How workers of several ranks may split the model: `[tp2, pp2xtp2]` (`launch` adds its own).",
+    )
+    tensor_splits: tuple[tuple[str, int], ...] = Field(
+        default=JobSettings.tensor_splits,
+        description="Dimension that tensor parallelism cuts, by parameter name: `{'*.q.*': 0}`; the first pattern wins.",
     )
     lease_seconds: float = Field(
         default=JobSettings.lease_seconds, gt=0, description="Silence after which a worker no longer counts."
@@ -101,17 +118,14 @@ class Job(BaseModel):
     def assignments(self) -> list[str]:
         """`key=value` for each field that differs from its default, as `--set` reads them."""
         changed = self.model_dump(exclude_defaults=True)
-        overrides = changed.pop(OVERRIDES, ())
-        assignments = [f"{key}={'null' if value is None else value}" for key, value in changed.items()]
-        return assignments + [f"{_OVERRIDE_PREFIX}{pattern}={codec}" for pattern, codec in overrides]
+        by_pattern = [line for patterns in PATTERN_MAPS for line in patterns.assignments(changed.pop(patterns.key, ()))]
+        if layouts := changed.pop("layouts", ()):
+            changed["layouts"] = ",".join(layouts)
+        return [f"{key}={'null' if value is None else value}" for key, value in changed.items()] + by_pattern
 
-
-@dataclass(frozen=True)
-class _Entry:
-    """One value and where it was written."""
-
-    value: Any
-    where: str
+    def declaring(self, layouts: Iterable[str]) -> "Job":
+        """The same job, in which workers may have these layouts too."""
+        return self.model_copy(update={"layouts": tuple(dict.fromkeys([*self.layouts, *layouts]))})
 
 
 def load_job(path: Path | None, assignments: Sequence[str], defaults: Mapping[str, Any] | None = None) -> Job:
@@ -120,95 +134,61 @@ def load_job(path: Path | None, assignments: Sequence[str], defaults: Mapping[st
     Raises SettingError naming the key, where it was written and what to change; UnknownKeyError for a key
     that does not exist.
     """
-    entries = {key: _Entry(value, "the launcher") for key, value in (defaults or {}).items()}
+    entries = {key: Entry(value, "the launcher") for key, value in (defaults or {}).items()}
     if path is not None:
-        entries |= _expanded(_read_file(path))
-    assigned = _expanded(_read_assignments(assignments))
+        entries |= _expanded(read_file(path))
+    assigned = _expanded(read_assignments(assignments, _null_of))
     # What is assigned comes first: of overrides that match the same parameter the first wins.
     entries = assigned | {key: entry for key, entry in entries.items() if key not in assigned}
-    overrides = _taken_overrides(entries)
+    taken = {patterns.key: patterns.take(entries) for patterns in PATTERN_MAPS}
     for key, entry in entries.items():
         if key not in Job.model_fields:
             raise UnknownKeyError(_unknown_key(key, entry.where))
     values = {key: entry.value for key, entry in entries.items()}
-    values[OVERRIDES] = tuple((pattern, entry.value) for pattern, entry in overrides.items())
+    for key, by_pattern in taken.items():
+        values[key] = tuple((pattern, entry.value) for pattern, entry in by_pattern.items())
     try:
         job = Job.model_validate(values)
     except ValidationError as error:
         raise SettingError(_invalid_values(error, entries)) from None
-    _check_codecs(job, entries, overrides)
+    _check_codecs(job, entries, taken[OVERRIDES.key])
     _check_together(job, entries)
     return job
 
 
-def _read_file(path: Path) -> dict[str, _Entry]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingError(f"The job file {path} cannot be read: {error.strerror}. Change --job.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingError(f"The job file {path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise SettingError(f"The job file {path} must hold lines `key: value`, not a {type(content).__name__}.")
-    return {str(key): _Entry(value, str(path)) for key, value in content.items()}
-
-
-def _read_assignments(assignments: Sequence[str]) -> dict[str, _Entry]:
-    entries = {}
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        key = key.strip()
-        if not equals or not key:
-            raise SettingError(f"--set {assignment}: write it as --set key=value, for example --set mode=async.")
-        entries[key] = _Entry(_assigned(key, text.strip()), f"--set {assignment}")
-    return entries
-
-
-def _assigned(key: str, text: str) -> Any:
-    if text != "null":
-        return text
-    if key.startswith(_OVERRIDE_PREFIX):
-        return _REMOVED
+def _null_of(key: str) -> Any:
+    if any(key.startswith(patterns.prefix) for patterns in PATTERN_MAPS):
+        return REMOVED
     field = Job.model_fields.get(key)
-    return None if field is not None and types.NoneType in get_args(field.annotation) else text
+    return None if field is not None and types.NoneType in get_args(field.annotation) else "null"
 
 
-def _expanded(entries: dict[str, _Entry]) -> dict[str, _Entry]:
+def _expanded(entries: dict[str, Entry]) -> dict[str, Entry]:
     """One key for each value: short forms are replaced by the keys that they stand for."""
-    return _expanded_overrides(_expanded_mode(entries))
+    for patterns in PATTERN_MAPS:
+        entries = patterns.expanded(entries)
+    return _expanded_layouts(_expanded_mode(entries))
 
 
-def _expanded_overrides(entries: dict[str, _Entry]) -> dict[str, _Entry]:
-    """Replaces `push_overrides: {pattern: codec}` by keys `push_overrides.pattern`; nothing behind it is none."""
-    whole = entries.get(OVERRIDES)
-    if whole is None:
+def _expanded_layouts(entries: dict[str, Entry]) -> dict[str, Entry]:
+    """Replaces names of layouts, in a list or joined by commas, by their canonical texts, each once."""
+    layouts = entries.get("layouts")
+    if layouts is None:
         return entries
-    patterns = {} if whole.value is None else whole.value
-    if not isinstance(patterns, dict):
+    names = layouts.value.split(",") if isinstance(layouts.value, str) else layouts.value
+    names = [] if names is None else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise SettingError(
-            f"{whole.where}: `{OVERRIDES}` is {whole.value!r}; write a line `pattern: codec` below it for each pattern of "
-            f"parameter names, or --set {_OVERRIDE_PREFIX}PATTERN=codec."
+            f"{layouts.where}: `layouts` is {layouts.value!r}; it should be a list of layouts, for example [tp2, pp2xtp2]."
         )
-    others = {key: entry for key, entry in entries.items() if key != OVERRIDES}
-    return others | {f"{_OVERRIDE_PREFIX}{key}": _Entry(codec, whole.where) for key, codec in patterns.items()}
+    try:
+        specs = dict.fromkeys(parse_layout(name.strip()).spec for name in names if name.strip())
+    except SettingError as error:
+        raise SettingError(f"{layouts.where}: `layouts`: {error}") from None
+    return entries | {"layouts": Entry(tuple(specs), layouts.where)}
 
 
-def _taken_overrides(entries: dict[str, _Entry]) -> dict[str, _Entry]:
-    """Takes keys `push_overrides.pattern` out of the entries: codecs by pattern."""
-    overrides = {}
-    for key in [key for key in entries if key.startswith(_OVERRIDE_PREFIX)]:
-        entry = entries.pop(key)
-        if entry.value is _REMOVED:
-            continue
-        if not isinstance(entry.value, str):
-            raise SettingError(f"{entry.where}: `{key}` is {entry.value!r}; it should be a codec, for example fp16.")
-        overrides[key.removeprefix(_OVERRIDE_PREFIX)] = entry
-    return overrides
-
-
-def _expanded_mode(entries: dict[str, _Entry]) -> dict[str, _Entry]:
+def _expanded_mode(entries: dict[str, Entry]) -> dict[str, Entry]:
     """Replaces the short form `mode: bounded:4` by the two keys that it stands for."""
     mode = entries.get("mode")
     if mode is None or not isinstance(mode.value, str) or ":" not in mode.value:
@@ -222,7 +202,7 @@ def _expanded_mode(entries: dict[str, _Entry]) -> dict[str, _Entry]:
             f"{mode.where}: the bound {bound} contradicts staleness_bound={other.value} ({other.where}). "
             "Keep one of them."
         )
-    return entries | {"mode": _Entry(name, mode.where), "staleness_bound": _Entry(bound, mode.where)}
+    return entries | {"mode": Entry(name, mode.where), "staleness_bound": Entry(bound, mode.where)}
 
 
 def _unknown_key(key: str, where: str) -> str:
@@ -231,7 +211,7 @@ def _unknown_key(key: str, where: str) -> str:
     return f"{where}: there is no setting `{key}`; the nearest is `{near[0]}`. All settings: {known}."
 
 
-def _invalid_values(error: ValidationError, entries: Mapping[str, _Entry]) -> str:
+def _invalid_values(error: ValidationError, entries: Mapping[str, Entry]) -> str:
     sentences = []
     for problem in error.errors():
         key = str(problem["loc"][0])
@@ -240,14 +220,12 @@ def _invalid_values(error: ValidationError, entries: Mapping[str, _Entry]) -> st
     return " ".join(sentences)
 
 
-def _check_codecs(job: Job, entries: Mapping[str, _Entry], overrides: Mapping[str, _Entry]) -> None:
-    where = entries.get("push_codec", _Entry(None, "the default"))
+def _check_codecs(job: Job, entries: Mapping[str, Entry], overrides: Mapping[str, Entry]) -> None:
+    where = entries.get("push_codec", Entry(None, "the default"))
     try:
         parse_parameter_encoders(job.push_codec)
         for pattern, codec in job.push_overrides:
             where = overrides[pattern]
-            if not pattern:
-                raise SettingError(f"{where.where}: `{_OVERRIDE_PREFIX}` lacks a pattern of parameter names.")
             parse_parameter_encoders(job.push_codec, [(pattern, codec)])
     except CodecError as error:
         raise CodecError(f"{where.where}: {error}") from None
@@ -257,7 +235,7 @@ def _check_codecs(job: Job, entries: Mapping[str, _Entry], overrides: Mapping[st
         raise CodecError(f"{entries['pull_codec'].where}: `pull_codec`: {error}") from None
 
 
-def _check_together(job: Job, entries: Mapping[str, _Entry]) -> None:
+def _check_together(job: Job, entries: Mapping[str, Entry]) -> None:
     if job.quorum is not None and job.mode != "sync":
         raise SettingError(
             f"{entries['quorum'].where}: `quorum` closes rounds and needs mode=sync; the mode is {job.mode}. "

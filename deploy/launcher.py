@@ -5,25 +5,24 @@ import os
 import select
 import shlex
 import signal
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import FrameType
 
 from ..protos.errors import PushpullError, ServerUnreachableError
 from ..protos.registrar_pb2 import JobStatus
-from .environment import process_environment, worker_variables
+from .environment import process_environment
 from .job import Job
-from .processes import Child, Family
+from .processes import Child, Family, pushpull_command
 from .progress import Display
 from .status import StatusClient, newest_status
+from .stop_request import StopRequest
 from .summary import RunEnd, WorkerEnd
+from .worker_processes import GRACE_SECONDS, WorkerProcesses, WorkerStart, start_worker
+from .worker_shape import WorkerShape
 
 _POLL_SECONDS = 0.05
 _SERVER_START_SECONDS = 60.0
-_GRACE_SECONDS = 5.0
 _LIVE_STATES = ("joined", "enrolled", "active", "paused")
 
 
@@ -32,7 +31,7 @@ class LaunchConfig:
     """One run on this machine."""
 
     num_servers: int
-    num_workers: int
+    workers: Sequence[WorkerShape]
     job: Job
     options: Sequence[str]
     """`pushpull launch` and its options as they were typed."""
@@ -40,29 +39,6 @@ class LaunchConfig:
     """The script and its arguments."""
     timeout_seconds: float | None = None
     """The run fails when it takes longer; None is no limit."""
-
-
-class StopRequest:
-    """Counts Ctrl-C and termination signals: the first asks, the second insists."""
-
-    def __init__(self) -> None:
-        self.signal_number: int | None = None
-        self.insists = False
-
-    def __call__(self, signal_number: int, frame: FrameType | None) -> None:
-        self.insists = self.signal_number is not None
-        self.signal_number = signal_number
-
-    @contextmanager
-    def installed(self) -> Iterator["StopRequest"]:
-        """Takes the signals until the block is left. Main thread only."""
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.signal(number, self) for number in numbers}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 class RunFailedError(PushpullError):
@@ -77,11 +53,11 @@ class Launcher:
         self._display = display
         self._stop = stop
         self._family = Family(display.write_line)
-        self._num_processes = config.num_servers + config.num_workers
+        self._num_processes = config.num_servers + sum(shape.num_ranks for shape in config.workers)
         self._started_seconds = time.monotonic()
         self._servers: list[Child] = []
         self._addresses: list[str] = []
-        self._workers: list[Child] = []
+        self._workers: list[WorkerProcesses] = []
         self._status: JobStatus | None = None
 
     def run(self) -> RunEnd:
@@ -118,7 +94,7 @@ class Launcher:
     def _start_server(self, shard: int) -> tuple[Child, int]:
         """The process and the pipe on which it will announce its address."""
         reading, writing = os.pipe()
-        command = [*_pushpull("server"), "--shard", str(shard), "--num-shards", str(self._config.num_servers)]
+        command = [*pushpull_command("server"), "--shard", str(shard), "--num-shards", str(self._config.num_servers)]
         command += ["--announce-fd", str(writing), "--guard-fd", str(self._family.guard_fd)]
         if shard == 0:
             command += [word for assignment in self._config.job.assignments() for word in ("--set", assignment)]
@@ -150,21 +126,29 @@ class Launcher:
         return str(json.loads(text)["address"])
 
     def _never_served(self, server: Child) -> str:
-        self._family.stop([server], _GRACE_SECONDS, lambda: self._stop.insists)
+        self._family.stop([server], GRACE_SECONDS, lambda: self._stop.insists)
         said = f" It said: {server.last_lines[-1]}" if server.last_lines else ""
         return f"{server.name} {server.how_it_ended()} before it served.{said}"
 
     def _start_workers(self) -> None:
-        script = self._config.script
-        for k in range(self._config.num_workers):
-            command = [*_pushpull("worker"), "--servers", ",".join(self._addresses), "--id", str(k)]
-            command += ["--metrics-listen", "127.0.0.1:0", "--guard-fd", str(self._family.guard_fd), *script]
-            environment = process_environment(self._num_processes) | worker_variables(self._addresses, k, "127.0.0.1:0")
-            self._workers.append(self._family.start(f"worker {k}", command, environment))
-        self._display.write_line(f"workers   {len(self._workers)} of {shlex.join(script)}")
+        shapes, script = self._config.workers, shlex.join(self._config.script)
+        for worker_id, shape in enumerate(shapes):
+            start = WorkerStart(
+                name=f"worker {worker_id}",
+                servers=self._addresses,
+                worker_id=worker_id,
+                metrics_listen="127.0.0.1:0",
+                shape=shape,
+                script=self._config.script,
+                first_process=sum(len(worker.ranks) for worker in self._workers),
+                num_processes=self._num_processes,
+            )
+            self._workers.append(start_worker(self._family, start))
+        self._display.write_line(f"workers   {_described(shapes)} of {script}")
         self._display.write_line(f"watch     pushpull status --servers {self._addresses[0]}")
-        joined = ",".join(self._addresses)
-        self._display.write_line(f"add one   pushpull worker --servers {joined} {shlex.join(script)}")
+        layout = f" --layout {shapes[-1].layout}" if shapes[-1].layout is not None else ""
+        servers = ",".join(self._addresses)
+        self._display.write_line(f"add one   pushpull worker --servers {servers}{layout} {script}")
 
     def _supervise(self) -> None:
         """Returns when the last worker has ended and at least one has finished its script."""
@@ -188,16 +172,15 @@ class Launcher:
     def _all_ended(self, reported: set[str]) -> bool:
         """Buries ended workers. Those that were started by hand are waited for while they hold a lease."""
         for worker in self._workers:
-            if worker.exit_status is not None and worker.name not in reported:
+            if worker.tend() and worker.name not in reported:
                 reported.add(worker.name)
-                self._family.bury(worker)
                 if worker.exit_status != 0:
                     others = "; the others go on" if len(reported) < len(self._workers) else ""
                     self._display.write_line(f"{worker.name} {worker.how_it_ended()}{others}")
         return len(reported) == len(self._workers) and not self._strangers()
 
     def _strangers(self) -> list[int]:
-        launched = {worker.pid for worker in self._workers}
+        launched = {pid for worker in self._workers for pid in worker.pids}
         workers = self._status.workers if self._status is not None else ()
         return [w.worker_id for w in workers if w.state in _LIVE_STATES and w.pid not in launched]
 
@@ -233,14 +216,19 @@ class Launcher:
 
     def _stop_children(self) -> None:
         """Workers first: while the servers live, they can still say goodbye."""
-        self._family.stop(self._workers, _GRACE_SECONDS, lambda: self._stop.insists)
-        self._family.stop(self._servers, _GRACE_SECONDS, lambda: self._stop.insists)
+        ranks = [rank for worker in self._workers for rank in worker.ranks]
+        self._family.stop(ranks, GRACE_SECONDS, lambda: self._stop.insists)
+        self._family.stop(self._servers, GRACE_SECONDS, lambda: self._stop.insists)
 
 
-def _end_of(worker_id: int, worker: Child) -> WorkerEnd:
-    return WorkerEnd(worker_id=worker_id, pid=worker.pid, exit_status=worker.exit_status, how=worker.how_it_ended())
+def _end_of(worker_id: int, worker: WorkerProcesses) -> WorkerEnd:
+    return WorkerEnd(worker_id=worker_id, pids=worker.pids, exit_status=worker.exit_status, how=worker.how_it_ended())
 
 
-def _pushpull(command: str) -> list[str]:
-    # -P: a file of the working directory must not stand in for a module of ours.
-    return [sys.executable, "-P", "-m", "pushpull.deploy.cli", command]
+def _described(workers: Sequence[WorkerShape]) -> str:
+    """For example `2`, or `3 (tp2, tp2, plain; 5 ranks)`."""
+    num_ranks = sum(shape.num_ranks for shape in workers)
+    if num_ranks == len(workers):
+        return str(num_ranks)
+    layouts = ", ".join(shape.layout or f"{shape.num_ranks} ranks" for shape in workers)
+    return f"{len(workers)} ({layouts}; {num_ranks} ranks)"

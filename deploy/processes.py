@@ -55,6 +55,10 @@ class Child:
         if self.exit_status is None:
             self._process.terminate()
 
+    def wait(self) -> None:
+        """Returns when the process has ended."""
+        self._process.wait()
+
     def finish_output(self, timeout_seconds: float = 1.0) -> None:
         """Waits until everything that the process wrote has been relayed."""
         self._relay.join(timeout_seconds)
@@ -66,6 +70,31 @@ class Child:
                 text = line.decode(errors="replace").rstrip("\r\n")
                 self.last_lines.append(text)
                 self._write_line(f"[{self.name}] {text}")
+
+
+class Stopping:
+    """The end of some children: SIGTERM to each at once, SIGKILL to whole trees after the grace."""
+
+    def __init__(self, children: Iterable[Child], grace_seconds: float) -> None:
+        self.children = [child for child in children if child.exit_status is None]
+        # A leader that obeys leaves orphans that nobody could find any more.
+        self._descendants = descendants_of(child.pid for child in self.children)
+        self._deadline_seconds = time.monotonic() + grace_seconds
+        self._is_over = False
+        for child in self.children:
+            child.terminate()
+
+    def has_ended(self, hurry: bool = False) -> bool:
+        """Whether they have; kills the others when the grace is over, or in a hurry. Ask until it is true."""
+        if self._is_over:
+            return True
+        running = [child.pid for child in self.children if child.exit_status is None]
+        if running and time.monotonic() <= self._deadline_seconds and not hurry:
+            return False
+        kill_trees(running)
+        kill_processes(self._descendants)
+        self._is_over = True
+        return True
 
 
 class Family:
@@ -112,19 +141,10 @@ class Family:
 
     def stop(self, children: Iterable[Child], grace_seconds: float, hurry: Callable[[], bool]) -> None:
         """SIGTERM to each, then SIGKILL to whole trees after the grace, or at once when `hurry()` says so."""
-        running = [child for child in children if child.exit_status is None]
-        # A leader that obeys leaves orphans that nobody could find any more.
-        descendants = descendants_of(child.pid for child in running)
-        for child in running:
-            child.terminate()
-        deadline = time.monotonic() + grace_seconds
-        while any(child.exit_status is None for child in running):
-            if time.monotonic() > deadline or hurry():
-                kill_trees(child.pid for child in running if child.exit_status is None)
-                break
+        stopping = Stopping(children, grace_seconds)
+        while not stopping.has_ended(hurry()):
             time.sleep(_POLL_SECONDS)
-        kill_processes(descendants)
-        self._bury_all(running)
+        self._bury_all(stopping.children)
 
     def _bury_all(self, children: Iterable[Child]) -> None:
         for child in children:
@@ -152,6 +172,12 @@ class Family:
         self._watchdog.wait()
         os.close(self._guard_write)
         os.close(self._guard_read)
+
+
+def pushpull_command(command: str) -> list[str]:
+    """The words that run a command of ours in a process of its own."""
+    # -P: a file of the working directory must not stand in for a module of ours.
+    return [sys.executable, "-P", "-m", "pushpull.deploy.cli", command]
 
 
 def _start_watchdog() -> subprocess.Popen[bytes]:

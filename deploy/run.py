@@ -10,9 +10,10 @@ from rich.table import Column, Table
 
 from ..protos.registrar_pb2 import JobStatus
 from .figures import figures_of
-from .launcher import LaunchConfig, Launcher, StopRequest
+from .launcher import LaunchConfig, Launcher
 from .progress import display_for_terminal, grouped, in_bytes, progress_line
 from .status import StatusClient, newest_status
+from .stop_request import StopRequest
 from .summary import summary_object, summary_page
 
 
@@ -42,6 +43,8 @@ def show_status(address: str, as_json: bool) -> None:
     console.print(f"job {job_status.job.job_id}  {job_status.phase}", highlight=False)
     console.print(progress_line(figures_of(job_status), _rate(job_status)), highlight=False)
     console.print(_workers(job_status))
+    if any(len(worker.ranks) > 1 for worker in job_status.workers):
+        console.print(_ranks(job_status))
     console.print(_shards(job_status))
 
 
@@ -64,6 +67,25 @@ def _workers(job_status: JobStatus) -> Table:
             worker.host,
             str(worker.pid),
         )
+    return table
+
+
+def _ranks(job_status: JobStatus) -> Table:
+    """What each rank of the workers that have several has sent, received and used."""
+    headings = ("worker", "layout", "rank", "pushed", "pulled", "peak memory", "on its GPU")
+    table = Table(*headings, box=None)
+    for worker in job_status.workers:
+        for rank, report in enumerate(worker.ranks if len(worker.ranks) > 1 else ()):
+            device = report.peak_device_memory_bytes
+            table.add_row(
+                str(worker.worker_id),
+                worker.layout,
+                str(rank),
+                in_bytes(report.bytes_pushed),
+                in_bytes(report.bytes_pulled),
+                in_bytes(report.peak_memory_bytes),
+                in_bytes(device) if device else "-",
+            )
     return table
 
 

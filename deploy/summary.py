@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..protos.registrar_pb2 import JobStatus, WorkerStatus
+from ..protos.registrar_pb2 import JobStatus, WorkerReport, WorkerStatus
 from .figures import Figures, figures_of, refusals_by_reason
 from .job import Job
 from .progress import grouped, in_bytes
@@ -16,14 +16,15 @@ _COUNTED_BY_REGISTRAR = ("failed", "expired")
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerEnd:
-    """How one worker process that the launcher started ended."""
+    """How one worker that the launcher started ended."""
 
     worker_id: int
-    pid: int
+    pids: tuple[int, ...]
+    """Of its ranks, rank 0 first."""
     exit_status: int | None
-    """Minus the signal that killed it; None if it still ran when the launcher ended the run."""
+    """Of the first rank that failed, minus the signal that killed it; None if one still ran when the launcher ended the run."""
     how: str
-    """For people: `ended with status 1`, `was killed by SIGKILL`."""
+    """For people: `ended with status 1`, `rank 1 was killed by SIGKILL`."""
 
     @property
     def failed(self) -> bool:
@@ -60,6 +61,7 @@ def summary_object(end: RunEnd) -> dict[str, Any]:
         "push_codec": end.job.push_codec,
         "push_overrides": dict(end.job.push_overrides),
         "pull_codec": end.job.pull_codec,
+        "layouts": list(end.job.layouts),
         "workers": [_worker_object(worker) for worker in status.workers],
         "shards": [
             {
@@ -109,6 +111,18 @@ def _worker_object(worker: WorkerStatus) -> dict[str, Any]:
         "encode_seconds": report.encode_seconds,
         "wait_seconds": report.wait_seconds,
         "decode_seconds": report.decode_seconds,
+        "layout": worker.layout,
+        "ranks": [_rank_object(rank, said) for rank, said in enumerate(worker.ranks)],
+    }
+
+
+def _rank_object(rank: int, report: WorkerReport) -> dict[str, int]:
+    return {
+        "rank": rank,
+        "bytes_pushed": report.bytes_pushed,
+        "bytes_pulled": report.bytes_pulled,
+        "peak_memory_bytes": report.peak_memory_bytes,
+        "peak_device_memory_bytes": report.peak_device_memory_bytes,
     }
 
 
@@ -122,7 +136,7 @@ def count_failures(status: JobStatus, ends: Sequence[WorkerEnd]) -> int:
     failures = int(status.failures)
     for end in ends:
         worker = by_id.get(end.worker_id)
-        known = worker is not None and worker.pid == end.pid
+        known = worker is not None and worker.pid in end.pids
         state = worker.state if worker is not None and known else ""
         if end.exit_status is not None and state not in _COUNTED_BY_REGISTRAR:
             failures += end.failed or state in _NOT_LEFT
@@ -130,7 +144,7 @@ def count_failures(status: JobStatus, ends: Sequence[WorkerEnd]) -> int:
 
 
 def _worker_failures(status: JobStatus, ends: Sequence[WorkerEnd]) -> list[dict[str, Any]]:
-    launched = {end.pid for end in ends}
+    launched = {pid for end in ends for pid in end.pids}
     failed: list[dict[str, Any]] = [
         {"id": end.worker_id, "exit_status": end.exit_status, "how": end.how} for end in ends if end.failed
     ]
@@ -190,12 +204,30 @@ def _rows(figures: Figures, summary: Mapping[str, Any]) -> list[tuple[str, str]]
         (f"server {shard['id']}", f"{shard['address']}  {shard['blocks']} blocks, {in_bytes(shard['bytes'])}")
         for shard in summary["shards"]
     ]
-    rows += [
-        (f"worker {worker['id']}", f"{grouped(worker['steps'])} steps, {grouped(worker['samples'])} samples")
-        for worker in summary["workers"]
-    ]
+    for worker in summary["workers"]:
+        rows += _worker_rows(worker)
     counts = ("duplicates_dropped", "pushes_refused", "failures")
     rows.append(("counted", ", ".join(f"{name.replace('_', ' ')} {summary[name]}" for name in counts)))
+    return rows
+
+
+def _worker_rows(worker: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """One row, and one for each rank if there are several."""
+    steps = f"{grouped(worker['steps'])} steps, {grouped(worker['samples'])} samples"
+    if len(worker["ranks"]) < 2:
+        return [(f"worker {worker['id']}", steps)]
+    layout = f", {worker['layout']}" if worker["layout"] else ""
+    rows = [(f"worker {worker['id']}", f"{steps}{layout}, {len(worker['ranks'])} ranks")]
+    for rank in worker["ranks"]:
+        device = rank["peak_device_memory_bytes"]
+        on_device = f", {in_bytes(device)} on its GPU" if device else ""
+        rows.append(
+            (
+                f"  rank {rank['rank']}",
+                f"pushed {in_bytes(rank['bytes_pushed'])}, pulled {in_bytes(rank['bytes_pulled'])}, "
+                f"peak memory {in_bytes(rank['peak_memory_bytes'])}{on_device}",
+            )
+        )
     return rows
 
 

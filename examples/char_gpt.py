@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from pushpull.worker import connect  # (pushpull)
+from pushpull.worker import Worker, connect  # (pushpull)
 
 NUM_BYTES = 256  # the vocabulary: every byte value
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
@@ -116,6 +116,21 @@ def learning_rate_factor(step: int, num_steps: int) -> float:
     return 0.55 + 0.45 * math.cos(math.pi * min(1.0, (step - warm_up) / max(1, num_steps - warm_up)))
 
 
+def make_optimizer(worker: Worker, model: nn.Module, options: argparse.Namespace) -> torch.optim.Optimizer:
+    """On the servers; with --local-steps on this worker, and the servers average where the workers got to."""
+    kind = OPTIMIZERS[options.optimizer]
+    chosen = {"lr": options.learning_rate, "weight_decay": WEIGHT_DECAY[options.optimizer]}
+    if options.local_steps == 0:
+        return worker.optimizer(model, kind, **chosen)  # (pushpull) was: kind(model.parameters(), **chosen)
+    return worker.local_updates(  # (pushpull)
+        model,
+        kind(model.parameters(), **chosen),
+        every=options.local_steps,
+        outer_lr=options.outer_lr,
+        outer_momentum=options.outer_momentum,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=300, help="steps of each worker")
@@ -126,6 +141,11 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw")
+    parser.add_argument("--local-steps", type=int, default=0, help="local steps between two pushes; 0: push every step")
+    parser.add_argument("--outer-lr", type=float, default=0.7, help="with --local-steps: of the servers")
+    parser.add_argument(
+        "--outer-momentum", type=float, default=0.9, help="with --local-steps: of the servers, Nesterov"
+    )
     parser.add_argument("--text-bytes", type=int, default=2_000_000, help="how much text to read")
     parser.add_argument("--validate-every", type=int, default=100, help="steps between two validations")
     parser.add_argument("--seed", type=int, default=0, help="of the initial parameters")
@@ -141,9 +161,7 @@ def main() -> None:
     model = GPT(options.width, options.layers, options.heads, options.context)
 
     with connect() as worker:  # (pushpull) finds the servers that the launcher started
-        optimizer = worker.optimizer(  # (pushpull) was: torch.optim.AdamW(model.parameters(), ...)
-            model, OPTIMIZERS[options.optimizer], lr=options.learning_rate, weight_decay=WEIGHT_DECAY[options.optimizer]
-        )
+        optimizer = make_optimizer(worker, model, options)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, options.steps))
         losses: list[float] = []
         step = 0
@@ -151,7 +169,7 @@ def main() -> None:
             for windows in worker.share(loader):  # (pushpull) each worker gets its share of the text
                 loss = loss_of(model, windows)
                 loss.backward()
-                optimizer.step()  # pushes the gradient, pulls the new parameters
+                optimizer.step()  # pushes and pulls
                 optimizer.zero_grad()
                 schedule.step()
                 losses.append(loss.item())

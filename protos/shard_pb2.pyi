@@ -189,15 +189,19 @@ class Values(_message.Message):
     def __init__(self, blocks: _Optional[_Iterable[int]] = ..., versions: _Optional[_Iterable[int]] = ..., lengths: _Optional[_Iterable[int]] = ..., delta: _Optional[bool] = ..., payload: _Optional[bytes] = ..., padding: _Optional[bytes] = ...) -> None: ...
 
 class PullDone(_message.Message):
-    __slots__ = ("request", "step", "round", "clock", "smallest_clock")
+    __slots__ = ("request", "step", "round", "clock", "smallest_clock", "num_workers", "num_samples")
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     CLOCK_FIELD_NUMBER: _ClassVar[int]
     SMALLEST_CLOCK_FIELD_NUMBER: _ClassVar[int]
+    NUM_WORKERS_FIELD_NUMBER: _ClassVar[int]
+    NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     request: int
     step: int
     round: int
     clock: int
     smallest_clock: int
-    def __init__(self, request: _Optional[int] = ..., step: _Optional[int] = ..., round: _Optional[int] = ..., clock: _Optional[int] = ..., smallest_clock: _Optional[int] = ...) -> None: ...
+    num_workers: int
+    num_samples: float
+    def __init__(self, request: _Optional[int] = ..., step: _Optional[int] = ..., round: _Optional[int] = ..., clock: _Optional[int] = ..., smallest_clock: _Optional[int] = ..., num_workers: _Optional[int] = ..., num_samples: _Optional[float] = ...) -> None: ...

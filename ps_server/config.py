@@ -100,7 +100,7 @@ class ServerConfig:
     num_apply_threads: int | None = None
     """Threads that apply steps; None is as many as torch would use (OMP_NUM_THREADS)."""
     max_workers: int = 128
-    """Worker streams at the same time; one more is refused."""
+    """Worker streams at the same time, one for each rank of each worker; one more is refused."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.shard < self.num_shards:

@@ -7,10 +7,8 @@ from numpy.typing import NDArray
 
 from ..protos.registrar_pb2 import ShardReport
 from ..protos.shard_pb2 import Outcome, PullDone
+from .keys import Key, StreamKey
 from .steps import StagedFrame
-
-Key = tuple[int, int]
-"""Worker id and incarnation."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +37,20 @@ class Job:
     settles: dict[Key, Outcome.Kind]
     """What becomes of whose open step when the job is done."""
     round: int
+    num_samples: float = 0.0
+    """Weight of all parts together; synchronous mode only."""
 
 
 @dataclass
 class PullTicket:
-    """A pull that has not been answered. `base_versions` are raised as values are sent; -1 = nothing held."""
+    """A pull of one rank that has not been answered."""
 
-    key: Key
+    key: StreamKey
     request: int
     step: int
     """Step whose outcome comes first; 0 for a plain pull."""
-    base_versions: NDArray[np.int64]
+    held: NDArray[np.int64]
+    """Versions beside the shard's blocks, raised as values are sent; -1 = nothing held, `UNWANTED` = not to be sent."""
     after_job: int
     """Jobs that must be done first."""
     waited: bool = False
@@ -57,9 +58,9 @@ class PullTicket:
 
 @dataclass(frozen=True)
 class Tell:
-    """Effect: send the outcome of a step to its worker."""
+    """Effect: send the outcome of a step to its worker's ranks."""
 
-    key: Key
+    keys: tuple[StreamKey, ...]
     outcome: Outcome
 
 
@@ -88,7 +89,7 @@ class AnswerPull:
 
 @dataclass(frozen=True)
 class Dismiss:
-    """Effect: end the stream of an incarnation that is live no more."""
+    """Effect: end the streams of an incarnation that is live no more."""
 
     key: Key
 

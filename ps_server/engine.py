@@ -9,10 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import structlog
 import torch
-from numpy.typing import NDArray
 
 from ..protos.errors import (
     BadRequestError,
@@ -20,7 +18,6 @@ from ..protos.errors import (
     FrameError,
     NonFiniteError,
     NotReadyError,
-    OverBudgetError,
     PlanMismatchError,
     UnknownBlockError,
     WrongJobError,
@@ -36,19 +33,21 @@ from ..protos.registrar_pb2 import (
     ShardStatus,
     View,
     ViewInstalled,
-    WorkersAlive,
 )
-from ..protos.shard_pb2 import Commit, Frames, Hello, InitialValues, Outcome, Pull, ShardMessage, Welcome
+from ..protos.shard_pb2 import Commit, Frames, Hello, InitialValues, Pull, ShardMessage, Welcome
+from .answers import Answers
 from .blocks import Bundle
 from .config import ServerConfig
-from .effects import AnswerPull, Dismiss, Effect, Job, Key, PullTicket, Report, Run, Tell
+from .effects import AnswerPull, Dismiss, Effect, Job, Report, Run, Tell
 from .envelope import Received
 from .job_runner import JobRunner
+from .keys import StreamKey
 from .links import RegistrarLink
 from .metrics import ServerMetrics
 from .session import Session
 from .shard import Shard
 from .statistics import ShardStatistics
+from .streams import Streams
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +63,6 @@ class Engine:
     ) -> None:
         self._number = config.shard
         self._num_apply_threads = config.num_apply_threads or torch.get_num_threads()
-        self._max_workers = config.max_workers
         self.fail = fail
         self._epoch = epoch
         self._metrics = metrics
@@ -75,11 +73,10 @@ class Engine:
         self._runner: JobRunner | None = None
         self._view = View()
         self._grant = Initialise()
-        self._sessions: dict[Key, Session] = {}
-        self._heard: set[int] = set()
+        self._streams = Streams(config.shard, config.max_workers, metrics)
+        self._answers = Answers(self._streams, self._statistics, self._lock)
         self._refusals_counted: dict[str, int] = {}
         self._job_started = 0.0
-        self._commit_times: dict[Key, float] = {}
         self.address = ""
 
     def attach(self, link: RegistrarLink) -> None:
@@ -94,8 +91,7 @@ class Engine:
     def stop(self) -> None:
         """Ends every stream and the applying threads."""
         with self._lock:
-            for session in self._sessions.values():
-                session.end()
+            self._streams.end_all()
             runner = self._runner
         if runner is not None:
             runner.stop()
@@ -103,11 +99,11 @@ class Engine:
     # ---- streams ----
 
     def open(self, hello: Hello) -> Session:
-        """Checks a worker and opens its session; an older session of the same incarnation ends.
+        """Checks a rank and opens its session; an older session of the same rank ends.
 
         Raises:
             WrongShardError, WrongJobError, PlanMismatchError, NotReadyError, OverBudgetError, FencedError,
-            UnknownIncarnationError.
+            UnknownIncarnationError, BadRequestError.
         """
         if hello.shard != self._number:
             raise WrongShardError(f"this is shard {self._number} at {self.address}, not shard {hello.shard}")
@@ -119,27 +115,16 @@ class Engine:
                 raise PlanMismatchError(
                     f"worker {hello.worker_id} has another plan than shard {self._number}; enrol again"
                 )
-            key = (hello.worker_id, hello.incarnation)
-            last_step = shard.state.welcome(key)
-            old = self._sessions.pop(key, None)
-            if old is not None:
-                old.end()
-            if len(self._sessions) >= self._max_workers:
-                raise OverBudgetError(
-                    f"shard {self._number} serves {self._max_workers} worker streams already; raise max_workers"
-                )
-            session = self._sessions[key] = Session(key)
-            self._heard.add(hello.incarnation)
-            self._metrics.streams.set(len(self._sessions))
-            session.send(_bytes(ShardMessage(welcome=Welcome(epoch=self._epoch, last_step=last_step))))
+            last_step = shard.state.welcome(hello)
+            session = self._streams.open(StreamKey(hello.worker_id, hello.incarnation, hello.rank))
+            welcome = ShardMessage(welcome=Welcome(epoch=self._epoch, last_step=last_step))
+            session.send(welcome.SerializeToString())
             return session
 
     def close(self, session: Session) -> None:
         """The stream of a session is over."""
         with self._lock:
-            if self._sessions.get(session.key) is session:
-                del self._sessions[session.key]
-            self._metrics.streams.set(len(self._sessions))
+            self._streams.close(session)
         session.end()
 
     def frames(self, session: Session, message: Frames, received: Received) -> None:
@@ -148,10 +133,10 @@ class Engine:
         if received.num_bytes > received.payload.nbytes + MOST_HEAD_BYTES + 64 * len(message.blocks):
             raise BadRequestError("a message of frames holds much that is no frame")
         with self._lock:
-            if self._sessions.get(key) is not session:
+            if not self._streams.is_current(session):
                 return
             shard = self._loaded()
-            self._heard.add(key[1])
+            self._streams.hear(key)
             admitted = shard.state.admit(key, message.step, message.attempt, message.blocks)
             self._count_refusals(shard)
         if not admitted:
@@ -176,7 +161,7 @@ class Engine:
         """Asks for newer values."""
         self._ask(session, lambda shard: shard.state.pull(session.key, pull))
 
-    def initial_values(self, key: Key, message: InitialValues, received: Received) -> None:
+    def initial_values(self, key: StreamKey, message: InitialValues, received: Received) -> None:
         """Takes initial values from the worker that holds the grant.
 
         Raises:
@@ -185,12 +170,12 @@ class Engine:
         """
         with self._lock:
             shard = self._loaded()
-            self._heard.add(key[1])
-            if (shard.state.ready or self._grant.done) and key[1] == self._grant.incarnation:
+            self._streams.hear(key)
+            if (shard.state.ready or self._grant.done) and key.incarnation == self._grant.incarnation:
                 return  # sent again after a lost connection
             if message.grant > self._grant.grant:
                 raise NotReadyError(f"shard {self._number} has not heard of grant {message.grant} yet")
-            if message.grant != self._grant.grant or key[1] != self._grant.incarnation:
+            if message.grant != self._grant.grant or key.incarnation != self._grant.incarnation:
                 raise ExpiredError("another worker has been given the right to initialise")
         frames = shard.parse(message.blocks, message.lengths, received.payload)
         with self._lock:
@@ -242,9 +227,9 @@ class Engine:
     def beat(self) -> None:
         """Tells the registrar who was heard of, and how the shard is. Called now and then."""
         with self._lock:
-            heard, self._heard = self._heard, set()
-        if heard:
-            self._report(ShardReport(alive=WorkersAlive(incarnations=sorted(heard))))
+            alive = self._streams.take_heard()
+        if alive is not None:
+            self._report(ShardReport(alive=alive))
         self._report(ShardReport(status=self.status()))
 
     def status(self) -> ShardStatus:
@@ -268,7 +253,7 @@ class Engine:
                 self._statistics.applied(result.staleness, result.non_finite)
                 shard.state.diverged = shard.state.diverged or result.diverged
                 for ticket in tickets:
-                    self._send_bundles(shard, ticket, [bundle])
+                    self._answers.send_bundles(shard, ticket, [bundle])
             if result.diverged is not None:
                 log.error("values are not finite any more", shard=self._number, parameter=result.diverged)
             for parameter in result.non_finite:
@@ -292,11 +277,11 @@ class Engine:
     def _ask(self, session: Session, question: Callable[[Shard], list[Effect]]) -> None:
         """Asks the core on behalf of a stream, unless it was opened again since."""
         with self._lock:
-            if self._sessions.get(session.key) is not session:
+            if not self._streams.is_current(session):
                 return
             shard = self._loaded()
-            self._heard.add(session.key[1])
-            self._commit_times[session.key] = time.monotonic()
+            self._streams.hear(session.key)
+            self._answers.asked(session.key)
             self._carry_out(shard, question(shard))
             self._count_refusals(shard)
 
@@ -333,61 +318,12 @@ class Engine:
                 case Run(job):
                     assert self._runner is not None
                     self._runner.submit(job)
-                case Tell(key, outcome):
-                    self._tell(key, outcome)
+                case Tell():
+                    self._answers.tell(effect)
                 case AnswerPull():
-                    self._answer(shard, effect)
-                case Dismiss(key):
-                    session = self._sessions.pop(key, None)
-                    if session is not None:
-                        session.end(shard.state.membership.why_gone(*key))
-
-    def _tell(self, key: Key, outcome: Outcome) -> None:
-        kind = Outcome.Kind.Name(outcome.kind).removeprefix("KIND_").lower()
-        if outcome.duplicate:
-            self._metrics.duplicates.inc()
-        else:
-            self._metrics.pushes.labels(outcome=kind).inc()
-            if key in self._commit_times:
-                self._metrics.push_seconds.observe(time.monotonic() - self._commit_times[key])
-        session = self._sessions.get(key)
-        if session is not None:
-            session.send(_bytes(ShardMessage(outcome=outcome)))
-
-    def _answer(self, shard: Shard, effect: AnswerPull) -> None:
-        ticket = effect.ticket
-        waited = time.monotonic() - self._commit_times.pop(ticket.key, time.monotonic())
-        self._statistics.answered(effect.clock_lag, ticket.waited, waited)
-        self._send_bundles(shard, ticket, shard.store.bundles)
-        session = self._sessions.get(ticket.key)
-        if session is not None:
-            session.send(_bytes(ShardMessage(pull_done=effect.done)))
-
-    def _send_bundles(self, shard: Shard, ticket: PullTicket, bundles: Sequence[Bundle]) -> None:
-        """Queues the bundles in which the ticket lacks a version."""
-        session = self._sessions.get(ticket.key)
-        if session is None:
-            return
-        for bundle in bundles:
-            part = slice(bundle.first, bundle.last)
-            newest = shard.store.versions[part]
-            if (ticket.base_versions[part] < newest).any():
-                session.send(self._maker(shard, bundle, ticket.base_versions[part].copy()))
-                ticket.base_versions[part] = newest
-
-    def _maker(self, shard: Shard, bundle: Bundle, held: NDArray[np.int64]) -> Callable[[], bytes]:
-        def make() -> bytes:
-            with bundle.lock:
-                message = shard.publisher.message(bundle, held)
-            with self._lock:
-                self._statistics.pulled(len(message))
-            return message
-
-        return make
+                    self._answers.answer(shard, effect)
+                case Dismiss(worker):
+                    self._streams.dismiss(worker, shard.state.membership.why_gone(*worker))
 
     def _count_refusals(self, shard: Shard) -> None:
         self._statistics.refused(shard.state.counters.pushes_refused, self._refusals_counted)
-
-
-def _bytes(message: ShardMessage) -> bytes:
-    return message.SerializeToString()

@@ -58,6 +58,11 @@ class Membership:
                     raise StepError(f"worker {worker_id} has left the job")
         raise ReplacedError(f"a newer process has taken the place of worker {worker_id}")
 
+    def num_ranks(self, worker_id: int, incarnation: int) -> int:
+        """Streams that make up a worker here; 1 if it is not live."""
+        member = self._members.get(worker_id)
+        return max(1, member.num_ranks) if member is not None and member.incarnation == incarnation else 1
+
     def why_gone(self, worker_id: int, incarnation: int) -> PushpullError | None:
         """Why an incarnation is live no more; None if it left by itself, or is live."""
         try:

@@ -1,4 +1,5 @@
-"""Published values: what a pull carries. Each version of a bundle is encoded once; the same bytes go to everybody.
+"""Published values: what a pull carries. Each version of a bundle is encoded once; the same bytes go to everybody, and to
+who wants a part of the bundle the frames of that part are cut out of them.
 
 Two ways, chosen by the pull codec. *Dense* formats (fp32, fp16, bf16) send the rounded values. Any other contractive codec
 sends the *difference* to the value published before (EF21's master step), which needs that every puller holds exactly that
@@ -15,15 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..compression.codec import Codec, Memo
-from ..compression.encoder import block_seed
 from ..compression.encoder_spec import parse_pull_codec
 from ..compression.frame import parse_frame
 from ..compression.spec import WHOLE_VALUE_CODECS, parse_codec
 from ..protos.errors import SettingError
-from ..protos.payloads import join_payload
-from ..protos.shard_pb2 import ShardMessage, Values
 from .blocks import BlockStore, Bundle
 from .config import JobSettings
+from .encoded_values import EncodedValues, ValuesBuilder
+from .shares import UNWANTED
 
 
 class Publisher(Protocol):
@@ -36,7 +36,11 @@ class Publisher(Protocol):
         """Makes the initial values the published ones, also when others were before: initialising may be repeated."""
 
     def message(self, bundle: Bundle, held: NDArray[np.int64]) -> bytes:
-        """A serialized `ShardMessage` that brings a holder of versions `held` (-1 = nothing) to the newest."""
+        """A serialized `ShardMessage` that brings a holder of versions `held` to the newest.
+
+        `held` stands beside the bundle's blocks: -1 = nothing, `UNWANTED` = not to be sent. At least one is older than the
+        newest.
+        """
 
 
 class DensePublisher:
@@ -45,27 +49,35 @@ class DensePublisher:
     def __init__(self, codec: Codec, store: BlockStore) -> None:
         self._codec = codec
         self._store = store
-        self._messages: list[bytes] = [b""] * len(store.bundles)
+        self._published: list[EncodedValues | None] = [None] * len(store.bundles)
 
     def publish(self, bundle: Bundle, changed: Sequence[int]) -> None:
-        builder = _MessageBuilder(self._store, self._codec, list(bundle))
+        builder = ValuesBuilder(self._store, self._codec, list(bundle))
         for position in bundle:
             builder.add(position, self._store.array(self._store.blocks[position]))
-        self._messages[bundle.number] = builder.message(delta=False)
+        self._published[bundle.number] = builder.build(delta=False)
 
     def publish_initial(self, bundle: Bundle) -> None:
         self.publish(bundle, list(bundle))
 
     def message(self, bundle: Bundle, held: NDArray[np.int64]) -> bytes:
-        return self._messages[bundle.number]
+        published = self._published[bundle.number]
+        assert published is not None, "values are published before anybody may pull"
+        if held.max() < UNWANTED:
+            return published.message
+        return published.cut(held < published.versions)
 
 
 @dataclass
 class _Delta:
     """The newest difference of one bundle, and the versions it builds on."""
 
-    message: bytes
+    encoded: EncodedValues
+    """Of the blocks that changed."""
+    changed: NDArray[np.int64]
+    """Places of these blocks in the bundle."""
     base: NDArray[np.int64]
+    """Of every block of the bundle."""
 
 
 class DeltaPublisher:
@@ -91,7 +103,7 @@ class DeltaPublisher:
 
     def publish(self, bundle: Bundle, changed: Sequence[int]) -> None:
         base = self._store.versions[bundle.first : bundle.last].copy()
-        builder = _MessageBuilder(self._store, self._codec, changed)
+        builder = ValuesBuilder(self._store, self._codec, changed)
         difference = self._scratch_of(bundle)
         for position in changed:
             base[position - bundle.first] -= 1
@@ -101,16 +113,19 @@ class DeltaPublisher:
             # Workers add the decoded frame to what they hold; so does the shadow, or the bits would part.
             parse_frame(builder.add(position, part, self._memos[position]), shadow.size).add_to(shadow)
         if changed:
-            self._deltas[bundle.number] = _Delta(builder.message(delta=True), base)
+            places = np.array(changed, dtype=np.int64) - bundle.first
+            self._deltas[bundle.number] = _Delta(builder.build(delta=True), places, base)
 
     def message(self, bundle: Bundle, held: NDArray[np.int64]) -> bytes:
         delta = self._deltas[bundle.number]
-        if delta is not None and np.array_equal(held, delta.base):
-            return delta.message
-        builder = _MessageBuilder(self._store, self._dense, list(bundle))
-        for position in bundle:
+        wanted = held < UNWANTED
+        if delta is not None and np.array_equal(held[wanted], delta.base[wanted]):
+            return delta.encoded.message if wanted.all() else delta.encoded.cut(wanted[delta.changed])
+        positions = [bundle.first + int(place) for place in np.flatnonzero(wanted)]
+        builder = ValuesBuilder(self._store, self._dense, positions)
+        for position in positions:
             builder.add(position, self._shadow_of(position))
-        return builder.message(delta=False)
+        return builder.build(delta=False).message
 
     def _scratch_of(self, bundle: Bundle) -> NDArray[np.float32]:
         largest = max(self._store.blocks[position].num_elements for position in bundle)
@@ -150,36 +165,3 @@ def publisher_for(settings: JobSettings, store: BlockStore) -> Publisher:
     check_pull_codec(settings)
     codec = parse_codec(settings.pull_codec)
     return DensePublisher(codec, store) if codec.spec in WHOLE_VALUE_CODECS else DeltaPublisher(codec, store)
-
-
-class _MessageBuilder:
-    """Encodes blocks one behind the other into one buffer, and makes the serialised message of it."""
-
-    def __init__(self, store: BlockStore, codec: Codec, positions: Sequence[int]) -> None:
-        self._codec = codec
-        self._head = Values()
-        self._store = store
-        bounds = (codec.frame_bound(store.blocks[position].num_elements) for position in positions)
-        self._buffer = np.empty(sum(bounds), dtype=np.uint8)
-        self._used = 0
-
-    def add(self, position: int, values: NDArray[np.float32], memo: Memo | None = None) -> memoryview:
-        """Encodes the values of a block at its present version; the frame, valid as long as the builder."""
-        start = self._used
-        # Codecs that draw have to draw anew for every block and version.
-        seed = block_seed(self._store.blocks[position].block_id, int(self._store.versions[position]))
-        self._used += self._codec.encode(values, self._buffer[start:], seed=seed, memo=memo)
-        self._head.blocks.append(self._store.blocks[position].block_id)
-        self._head.versions.append(int(self._store.versions[position]))
-        self._head.lengths.append(self._used - start)
-        return self._buffer.data[start : self._used]
-
-    def message(self, delta: bool) -> bytes:
-        """The serialised `ShardMessage`."""
-        self._head.delta = delta
-        return join_payload(
-            ShardMessage.VALUES_FIELD_NUMBER,
-            self._head.SerializeToString(),
-            Values.PAYLOAD_FIELD_NUMBER,
-            self._buffer.data[: self._used],
-        )

@@ -24,13 +24,19 @@ from ..protos.registrar_pb2 import (
     ShardStatus,
     WorkerReport,
 )
+from .acknowledgements import Acknowledgements
 from .config import JobSettings
 from .consistency import Synchronous, policy_for
 from .dealing import DataDealer
 from .enrolment import Enrolment
 from .leases import Leases
+from .progress import Progress
 from .roster import Roster, Worker
 from .rounds import Rounds
+from .start import Start
+
+MOST_RANKS = 1024
+"""Of one worker."""
 
 
 class Registrar:
@@ -44,21 +50,18 @@ class Registrar:
         self, settings: JobSettings, num_shards: int, tick_seconds: float, newest_incarnation: int = 0
     ) -> None:
         self._settings = settings
-        self._num_shards = num_shards
         self._roster = Roster(num_shards, Leases(settings.lease_seconds, tick_seconds), newest_incarnation)
         self._enrolment = Enrolment(num_shards)
         policy = policy_for(settings)
         self._rounds = Rounds(policy, num_shards) if isinstance(policy, Synchronous) else None
         self._dealer = DataDealer(in_turns=self._rounds is not None)
+        self._progress = Progress(self._roster, self._rounds, self._dealer, self._activate)
         self._view_number = 0
         self._ready_view = 0
-        self._views_installed = dict.fromkeys(range(num_shards), 0)
-        self._plans_installed: set[int] = set()
+        self._acknowledged = Acknowledgements(num_shards)
         self._orders: list[RegistrarOrder] = []
-        self._opened_at: float | None = None
-        self._first_enrolled_at: float | None = None
+        self._start = Start(settings)
         self._last_close: float | None = None
-        self._shard_status: dict[int, ShardStatus] = {}
         self.lease_expiries = 0
         self.failures = 0
         self.longest_round_gap_seconds = 0.0
@@ -78,7 +81,7 @@ class Registrar:
     def phase(self) -> str:
         if not self._enrolment.initialised:
             return "initialising" if self._enrolment.plan else "waiting"
-        return "training" if self._opened_at is not None else "waiting"
+        return "training" if self._start.open else "waiting"
 
     @property
     def roster(self) -> Roster:
@@ -89,11 +92,11 @@ class Registrar:
     def num_workers(self) -> int:
         """Live trainers, or the expected ones until training has begun."""
         live = len(self._roster.trainers())
-        return max(live, self._settings.expected_workers) if self._opened_at is None else live
+        return live if self._start.open else max(live, self._settings.expected_workers)
 
     def installed_everywhere(self, view_number: int) -> bool:
         """Whether every shard has installed this view or a newer one."""
-        return min(self._views_installed.values()) >= view_number
+        return self._acknowledged.newest_common_view >= view_number
 
     def take_orders(self) -> list[RegistrarOrder]:
         """What has to be sent to every shard since the last call, in order."""
@@ -103,7 +106,15 @@ class Registrar:
     # ---- calls by workers ----
 
     def join(self, now: float, request: JoinRequest) -> JoinResponse:
-        """Grants an incarnation and a lease; fences the id's earlier incarnation."""
+        """Grants an incarnation and a lease for each of its ranks; fences the id's earlier incarnation.
+
+        Raises:
+            BadRequestError: too many ranks.
+        """
+        if request.num_ranks > MOST_RANKS:
+            raise BadRequestError(
+                f"num_ranks={request.num_ranks} is too many for one worker; use at most {MOST_RANKS}, or more workers"
+            )
         worker_id = request.worker_id if request.worker_id >= 0 else self._roster.free_id()
         previous = self._roster.live_holder(worker_id)
         if previous is not None:
@@ -124,16 +135,15 @@ class Registrar:
             )
         if worker.state == "joined":
             worker.state = "enrolled"
-        if self._first_enrolled_at is None:
-            self._first_enrolled_at = now
+        self._start.enrolled(now)
         if self._enrolment.initialised:
             if not self.installed_everywhere(self._ready_view):
                 return _wait("waiting for every shard to take its parameters over")
             self._maybe_open(now)
-            return EnrolResponse(state=EnrolResponse.STATE_READY, clock=self._job_clock())
-        if len(self._plans_installed) < self._num_shards:
-            missing = sorted(set(range(self._num_shards)) - self._plans_installed)
-            return _wait(f"waiting for shard {missing[0]} to take the plan")
+            return EnrolResponse(state=EnrolResponse.STATE_READY, clock=self._progress.job_clock)
+        missing = self._acknowledged.first_without_plan
+        if missing is not None:
+            return _wait(f"waiting for shard {missing} to take the plan")
         return self._offer_grant(now, worker)
 
     def activate(self, now: float, worker_id: int, incarnation: int, last_clock: int) -> ActivateResponse:
@@ -144,8 +154,8 @@ class Registrar:
         if worker.state == "joined" or not self._enrolment.initialised:
             raise StepError(f"worker {worker_id} is not enrolled; call worker.optimizer() first")
         self._maybe_open(now, starting=True)
-        if self._opened_at is None:
-            return ActivateResponse(open=False, message=self._missing_message())
+        if not self._start.open:
+            return ActivateResponse(open=False, message=self._start.missing_message(self._roster))
         if worker.state != "active":
             self._activate(now, worker, last_clock)
         return ActivateResponse(open=True, first_round=worker.first_round, clock=worker.start_clock)
@@ -156,31 +166,42 @@ class Registrar:
         if worker.state == "active":
             self._pause(worker)
 
-    def heartbeat(self, now: float, worker_id: int, incarnation: int, report: WorkerReport) -> None:
-        """Renews the lease."""
-        self._roster.caller(now, worker_id, incarnation).report.CopyFrom(report)
+    def heartbeat(self, now: float, worker_id: int, incarnation: int, report: WorkerReport, rank: int = 0) -> None:
+        """Renews the lease of one rank."""
+        self._roster.caller(now, worker_id, incarnation, rank).reports[rank].CopyFrom(report)
 
     def deal(self, now: float, request: DealRequest) -> DealResponse:
         """Deals lots of data; see `dealing.py`."""
         worker = self._roster.caller(now, request.worker_id, request.incarnation)
-        if self._opened_at is None and worker.state == "enrolled" and self._settings.expected_workers > 0:
+        if not self._start.open and worker.state == "enrolled" and self._settings.expected_workers > 0:
             self._maybe_open(now)
-            if self._opened_at is None:
+            if not self._start.open:
                 return DealResponse(state=DealResponse.STATE_WAIT)
         return self._dealer.deal(request, set(self._roster.members()))
 
-    def leave(self, now: float, worker_id: int, incarnation: int, report: WorkerReport, failure: str) -> None:
-        """The worker ends; with a text, it failed. Leaving twice is once."""
+    def leave(
+        self, now: float, worker_id: int, incarnation: int, report: WorkerReport, failure: str, rank: int = 0
+    ) -> None:
+        """A rank ends. With rank 0, or with a text that says how it failed, the whole worker ends. Leaving twice is once.
+
+        Of another rank that ends cleanly nothing more is expected, while its worker lives on until rank 0 leaves.
+        """
         worker = self._roster.find(worker_id, incarnation)
-        if worker is None or not worker.live:
+        if worker is None:
             return
-        worker.report.CopyFrom(report)
+        worker.check_rank(rank)
+        worker.reports[rank].CopyFrom(report)
+        if not worker.live:
+            return
+        if rank > 0 and not failure:
+            self._roster.end_rank(worker, rank)
+            return
         self._end(worker, "failed" if failure else "left", ErrorCode.BAD_STEP)
         self.failures += bool(failure)
         self._publish_view()
 
     def shard_statuses(self) -> list[ShardStatus]:
-        return [status for _, status in sorted(self._shard_status.items())]
+        return self._acknowledged.statuses
 
     @property
     def agreed(self) -> tuple[Plan, OptimizerSpecification] | None:
@@ -195,10 +216,9 @@ class Registrar:
         """Takes in what a shard says. Repeating a report changes nothing."""
         match report.WhichOneof("report"):
             case "plan_installed":
-                self._plans_installed.add(shard)
+                self._acknowledged.plan_installed(shard)
             case "view_installed":
-                number = report.view_installed.number
-                self._views_installed[shard] = max(self._views_installed[shard], number)
+                self._acknowledged.view_installed(shard, report.view_installed.number)
             case "initialised":
                 if self._enrolment.shard_initialised(shard, report.initialised.grant):
                     self._orders.append(
@@ -214,17 +234,15 @@ class Registrar:
                     self._publish_view()
                     self._ready_view = self._view_number
             case "staged":
-                self._staged(now, shard, report)
-            case "refused" if self._rounds is not None:
-                if self._roster.is_live(report.refused.worker_id, report.refused.incarnation):
-                    self._dealer.give_back(self._rounds.refused(report.refused))
+                self._progress.staged(now, shard, report.staged)
+            case "refused":
+                self._progress.refused(report.refused)
             case "settled":
-                self._settled(now, shard, report)
+                self._progress.settled(now, shard, report.settled)
             case "alive":
-                for incarnation in report.alive.incarnations:
-                    self._roster.renew(now, incarnation)
+                self._roster.renew(now, report.alive)
             case "status":
-                self._shard_status[shard] = report.status
+                self._acknowledged.status(shard, report.status)
         self._close_rounds(now)
 
     # ---- time ----
@@ -260,7 +278,7 @@ class Registrar:
     # ---- start ----
 
     def _offer_grant(self, now: float, worker: Worker) -> EnrolResponse:
-        if self._enrolment.grant_holder is None and self._may_initialise(now, worker):
+        if self._enrolment.grant_holder is None and self._start.may_initialise(now, worker):
             grant = self._enrolment.open_grant(worker.incarnation)
             self._orders.append(RegistrarOrder(initialise=Initialise(grant=grant, incarnation=worker.incarnation)))
         if self._enrolment.grant_holder == worker.incarnation:
@@ -268,46 +286,21 @@ class Registrar:
         holder = next((w.worker_id for w in self._roster if w.incarnation == self._enrolment.grant_holder), 0)
         return _wait(f"waiting for worker {holder} to initialise the servers")
 
-    def _may_initialise(self, now: float, worker: Worker) -> bool:
-        if worker.observer:
-            return False
-        fixed_ids = self._settings.expected_workers > 0
-        return not fixed_ids or worker.worker_id == 0 or self._waited_enough(now)
-
-    def _waited_enough(self, now: float) -> bool:
-        enrolled = self._first_enrolled_at
-        return enrolled is not None and now - enrolled > self._settings.start_timeout_seconds
-
     def _maybe_open(self, now: float, starting: bool = False) -> None:
         """Opens round 1 when everybody expected is there, or the start has waited long enough."""
-        if self._opened_at is not None or not self._enrolment.initialised:
+        if self._start.open or not self._enrolment.initialised:
             return
-        expected = self._settings.expected_workers
-        ready = [w for w in self._roster if w.state in ("enrolled", "paused") and not w.observer]
-        gone = [w for w in self._roster if not w.live and not w.observer]
-        if not (ready or starting):
+        ready = self._start.ready(now, self._roster, starting)
+        if ready is None:
             return
-        if len(ready) + len(gone) < expected and not self._waited_enough(now):
-            return
-        self._opened_at = self._last_close = now
-        for worker in ready if expected else []:
+        self._start.open, self._last_close = True, now
+        for worker in ready if self._settings.expected_workers else []:
             self._activate(now, worker, 0)
-
-    def _missing_message(self) -> str:
-        expected = self._settings.expected_workers
-        ready = {w.worker_id for w in self._roster if w.state == "enrolled"}
-        missing = [str(number) for number in range(expected) if number not in ready]
-        return f"waiting for worker {', '.join(missing)} of {expected} before the first step"
 
     # ---- progress ----
 
-    def _job_clock(self) -> int:
-        if self._rounds is not None:
-            return self._rounds.closed
-        return self._roster.smallest_clock()
-
     def _activate(self, now: float, worker: Worker, last_clock: int) -> None:
-        smallest = self._job_clock() if self._roster.members() else 0
+        smallest = self._progress.job_clock if self._roster.members() else 0
         largest = max((other.clock for other in self._roster), default=0)
         worker.start_clock = worker.clock = max(smallest, min(last_clock, largest), worker.clock)
         worker.first_round = self.rounds_closed + 1
@@ -321,41 +314,8 @@ class Registrar:
             self._rounds.forget(worker.worker_id, worker.incarnation)
         self._publish_view()
 
-    def _staged(self, now: float, shard: int, report: ShardReport) -> None:
-        staged = report.staged
-        if self._rounds is None:
-            raise BadRequestError("a shard reported a staged step, but the job has no rounds")
-        if not self._roster.is_live(staged.worker_id, staged.incarnation):
-            return
-        worker = self._roster[staged.worker_id]
-        if worker.state == "paused":
-            self._activate(now, worker, worker.clock)
-        worker.last_progress = now
-        self._dealer.give_back(self._rounds.staged(shard, staged))
-        if shard == 0 and not staged.lots:
-            self._dealer.not_sharing(staged.worker_id)
-
-    def _settled(self, now: float, shard: int, report: ShardReport) -> None:
-        settled = report.settled
-        worker = self._roster.find(settled.worker_id, settled.incarnation)
-        if worker is None:
-            return
-        if settled.applied:
-            worker.settled[shard] = max(worker.settled.get(shard, 0), settled.step)
-        if shard != 0:
-            return
-        worker.last_progress = now
-        worker.clock += 1
-        if worker.state == "paused":
-            # Only a suspended worker ends steps: one that paused by itself has all its outcomes. It counts again.
-            self._activate(now, worker, worker.clock)
-        if settled.lots_done:
-            self._dealer.done(list(settled.lots))
-        else:
-            self._dealer.give_back(list(settled.lots))
-
     def _close_rounds(self, now: float) -> None:
-        if self._rounds is None or self._opened_at is None:
+        if self._rounds is None or not self._start.open:
             return
         if not self.installed_everywhere(self._view_number):
             return
@@ -373,17 +333,9 @@ class Registrar:
 
     def _suspend_stuck(self, now: float) -> None:
         """Pauses a member that others wait for and that has ended no step for too long."""
-        timeout = self._settings.progress_timeout_seconds
-        if timeout == 0 or len(self._roster.members()) < 2:
-            return
-        if self._rounds is not None:
-            waited_for = self._rounds.waiting_for(self._roster.members())
-        else:
-            slowest = self._job_clock()
-            waited_for = [id_ for id_ in self._roster.members() if self._roster[id_].clock == slowest]
-        for worker_id in waited_for:
-            if now - self._roster[worker_id].last_progress > timeout and len(self._roster.members()) > 1:
-                self._pause(self._roster[worker_id])
+        for worker in self._progress.stuck(now, self._settings.progress_timeout_seconds):
+            if len(self._roster.members()) > 1:
+                self._pause(worker)
 
 
 def _wait(message: str) -> EnrolResponse:

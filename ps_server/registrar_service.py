@@ -116,6 +116,7 @@ class RegistrarService(RegistrarServicer):
                 worker=response.worker_id,
                 incarnation=response.incarnation,
                 host=request.host,
+                ranks=max(1, request.num_ranks),
             )
             return response
 
@@ -144,7 +145,9 @@ class RegistrarService(RegistrarServicer):
 
     def Heartbeat(self, request: HeartbeatRequest, context: grpc.ServicerContext) -> HeartbeatResponse:
         with refusing(context, self._metrics), self._changed:
-            self._registrar.heartbeat(time.monotonic(), request.worker_id, request.incarnation, request.report)
+            self._registrar.heartbeat(
+                time.monotonic(), request.worker_id, request.incarnation, request.report, request.rank
+            )
             return HeartbeatResponse(num_workers=self._registrar.num_workers)
 
     def Deal(self, request: DealRequest, context: grpc.ServicerContext) -> DealResponse:
@@ -156,11 +159,16 @@ class RegistrarService(RegistrarServicer):
     def Leave(self, request: LeaveRequest, context: grpc.ServicerContext) -> LeaveResponse:
         with refusing(context, self._metrics), self._changed:
             self._registrar.leave(
-                time.monotonic(), request.worker_id, request.incarnation, request.report, request.failure
+                time.monotonic(),
+                request.worker_id,
+                request.incarnation,
+                request.report,
+                request.failure,
+                request.rank,
             )
             self._send_orders()
             self._wait_for_view()
-            log.info("worker left", worker=request.worker_id, failure=request.failure or None)
+            log.info("worker left", worker=request.worker_id, rank=request.rank, failure=request.failure or None)
             return LeaveResponse()
 
     def Status(self, request: JobStatusRequest, context: grpc.ServicerContext) -> JobStatus:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..protos.common_pb2 import ErrorCode
-from ..protos.errors import ExpiredError, ReplacedError, StepError, UnknownIncarnationError
-from ..protos.registrar_pb2 import Fence, JoinRequest, Member, Role, View, WorkerReport, WorkerStatus
+from ..protos.errors import BadRequestError, ExpiredError, ReplacedError, StepError, UnknownIncarnationError
+from ..protos.registrar_pb2 import Fence, JoinRequest, Member, Role, View, WorkerReport, WorkersAlive, WorkerStatus
 from .leases import Leases
 
 LIVE_STATES = ("joined", "enrolled", "active", "paused")
@@ -20,6 +20,8 @@ class Worker:
     observer: bool
     host: str
     pid: int
+    num_ranks: int = 1
+    layout: str = ""
     life: int = 0
     """Incarnations of this id before this one."""
     state: str = "joined"
@@ -30,11 +32,39 @@ class Worker:
     last_progress: float = 0.0
     settled: dict[int, int] = field(default_factory=dict)
     """Newest step applied, by shard."""
-    report: WorkerReport = field(default_factory=WorkerReport)
+    reports: list[WorkerReport] = field(default_factory=list)
+    """As each rank said last, by rank."""
+    silent_rank: int | None = None
+    """Whose lease ran out."""
+
+    def __post_init__(self) -> None:
+        self.reports = [WorkerReport() for _ in range(self.num_ranks)]
 
     @property
     def live(self) -> bool:
         return self.state in LIVE_STATES
+
+    @property
+    def report(self) -> WorkerReport:
+        """Of rank 0, with what other ranks logged under names that no lower rank has."""
+        merged = WorkerReport()
+        merged.CopyFrom(self.reports[0])
+        for other in self.reports[1:]:
+            for mine, theirs in ((merged.first_metrics, other.first_metrics), (merged.metrics, other.metrics)):
+                for name, value in theirs.items():
+                    mine.setdefault(name, value)
+        return merged
+
+    def check_rank(self, rank: int) -> None:
+        """Raises BadRequestError for a rank that the worker does not have."""
+        if rank >= self.num_ranks:
+            raise BadRequestError(f"worker {self.worker_id} has num_ranks={self.num_ranks}; there is no rank {rank}")
+
+    @property
+    def who_was_silent(self) -> str:
+        """For people."""
+        several = self.num_ranks > 1 and self.silent_rank is not None
+        return f"rank {self.silent_rank} of worker {self.worker_id}" if several else f"worker {self.worker_id}"
 
 
 class Roster:
@@ -64,7 +94,7 @@ class Roster:
         return worker if worker is not None and worker.live else None
 
     def add(self, now: float, worker_id: int, request: JoinRequest) -> Worker:
-        """Grants an incarnation and a lease; the id's earlier one must have ended."""
+        """Grants an incarnation and a lease for each rank; the id's earlier one must have ended."""
         previous = self._workers.get(worker_id)
         self._newest_incarnation += 1
         worker = Worker(
@@ -73,6 +103,8 @@ class Roster:
             observer=request.role == Role.ROLE_OBSERVER,
             host=request.host,
             pid=request.pid,
+            num_ranks=max(1, request.num_ranks),
+            layout=request.layout,
             last_progress=now,
         )
         if previous is not None:
@@ -80,27 +112,29 @@ class Roster:
             worker.clock = previous.clock
             self._split_of_replaced += self._split(previous)
         self._workers[worker_id] = worker
-        self._leases.renew(worker.incarnation, now)
+        self._leases.grant(worker.incarnation, worker.num_ranks, now)
         return worker
 
     def free_id(self) -> int:
         """The smallest id that nobody ever had: figures of workers that left stay theirs."""
         return next(number for number in range(len(self._workers) + 1) if number not in self._workers)
 
-    def caller(self, now: float, worker_id: int, incarnation: int) -> Worker:
-        """The worker of a call, its lease renewed.
+    def caller(self, now: float, worker_id: int, incarnation: int, rank: int = 0) -> Worker:
+        """The worker of a call, the lease of the rank that calls renewed.
 
         Raises:
             ReplacedError, ExpiredError, StepError, UnknownIncarnationError: the incarnation is not live.
+            BadRequestError: it has no such rank.
         """
         worker = self._workers.get(worker_id)
         if worker is not None and worker.incarnation == incarnation and worker.live:
-            self._leases.renew(incarnation, now)
+            worker.check_rank(rank)
+            self._leases.renew(incarnation, rank, now)
             return worker
         if worker is None or incarnation > self._newest_incarnation:
             raise UnknownIncarnationError(f"no worker {worker_id} with incarnation {incarnation} has joined")
         if worker.incarnation == incarnation and worker.state == "expired":
-            raise ExpiredError(f"the lease of worker {worker_id} ran out while it was silent")
+            raise ExpiredError(f"the lease of {worker.who_was_silent} ran out while it was silent")
         if worker.incarnation == incarnation:
             raise StepError(f"worker {worker_id} has left the job")
         raise ReplacedError(f"a newer process has taken the place of worker {worker_id}")
@@ -114,15 +148,24 @@ class Roster:
         worker = self.find(worker_id, incarnation)
         return worker is not None and worker.live
 
-    def renew(self, now: float, incarnation: int) -> None:
-        """An incarnation was heard of somewhere."""
-        if any(worker.incarnation == incarnation and worker.live for worker in self):
-            self._leases.renew(incarnation, now)
+    def renew(self, now: float, alive: WorkersAlive) -> None:
+        """Ranks were heard of by a shard."""
+        live = {worker.incarnation for worker in self if worker.live}
+        ranks = alive.ranks or [0] * len(alive.incarnations)
+        for incarnation, rank in zip(alive.incarnations, ranks, strict=False):
+            if incarnation in live:
+                self._leases.renew(incarnation, rank, now)
 
     def expired(self, now: float) -> list[Worker]:
-        """Live workers whose lease has run out; to be called once per tick."""
-        silent = set(self._leases.expired(now))
-        return [worker for worker in self if worker.incarnation in silent and worker.live]
+        """Live workers with a rank whose lease has run out; to be called once per tick."""
+        silent = dict(reversed(self._leases.expired(now)))
+        for worker in (workers := [w for w in self if w.live and w.incarnation in silent]):
+            worker.silent_rank = silent[worker.incarnation]
+        return workers
+
+    def end_rank(self, worker: Worker, rank: int) -> None:
+        """Nothing more is expected of one rank; its worker lives on."""
+        self._leases.end_rank(worker.incarnation, rank)
 
     def end(self, worker: Worker, state: str, reason: ErrorCode) -> None:
         """Fences an incarnation for good."""
@@ -158,6 +201,7 @@ class Roster:
                         first_round=worker.first_round,
                         start_clock=worker.start_clock,
                         observer=worker.observer,
+                        num_ranks=worker.num_ranks,
                     )
                 )
         view.fences.extend(fence for _, fence in sorted(self._fences.items()))
@@ -174,6 +218,8 @@ class Roster:
                 report=worker.report,
                 host=worker.host,
                 pid=worker.pid,
+                layout=worker.layout,
+                ranks=worker.reports,
             )
             for worker in self
             if not worker.observer

@@ -1,19 +1,20 @@
-"""The sending side of one worker's Exchange stream."""
+"""The sending side of one rank's Exchange stream."""
 
 import queue
 from collections.abc import Callable, Iterator
 
 from ..protos.errors import PushpullError
+from .keys import StreamKey
 
 Sendable = bytes | Callable[[], bytes]
 
 
 class Session:
-    """Messages for one worker, in order. Values are put in as functions: they are made when the stream can take them, so
-    a worker on a slow link holds no copies of old versions here.
+    """Messages for one rank, in order. Values are put in as functions: they are made when the stream can take them, so
+    one on a slow link holds no copies of old versions here.
     """
 
-    def __init__(self, key: tuple[int, int]) -> None:
+    def __init__(self, key: StreamKey) -> None:
         self.key = key
         self.error: PushpullError | None = None
         self._queue: queue.SimpleQueue[Sendable | None] = queue.SimpleQueue()

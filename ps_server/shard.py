@@ -30,7 +30,7 @@ class Shard:
         self.fingerprint = order.plan.fingerprint
         self.number = number
         self.store = BlockStore(order.plan, order.optimizer, number, BUNDLE_ELEMENTS)
-        self.state = ShardState(number, policy, self.store.pushed_ids, self.store.versions, self.store.check_groups)
+        self.state = ShardState(number, policy, self.store)
         self.publisher = publisher_for(settings, self.store)
         self.applier = BundleApplier(self.store, policy, self.publisher)
         self.initialised: set[int] = set()

@@ -1,10 +1,12 @@
 """The bookkeeping of one shard: steps, outcomes, pulls, rounds. Pure: no I/O, no threads, no arithmetic on blocks.
 
 Calls return effects, in the order in which the caller must carry them out. A step is staged, committed, applied as a job,
-and settled; jobs run one after the other in the order in which they were decided.
+and settled; jobs run one after the other in the order in which they were decided. A worker of several ranks has a stream
+and a part of the step for each; the step is committed when all parts are.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,42 +18,52 @@ from ..protos.errors import (
     NonFiniteError,
     NotReadyError,
     PushpullError,
-    StepError,
     UnknownBlockError,
     code_of,
 )
 from ..protos.registrar_pb2 import Contribution, RoundRecord, ShardReport, View
-from ..protos.shard_pb2 import Commit, Outcome, Pull, PullDone, Verdict
+from ..protos.shard_pb2 import Commit, Hello, Outcome, Pull, Verdict
+from .completeness import fault_of_part, fault_of_whole
 from .consistency import Policy
-from .effects import AnswerPull, AppliedPart, Counters, Dismiss, Effect, Job, Key, PullTicket, Report, Run, Tell
+from .effects import AppliedPart, Counters, Dismiss, Effect, Job, PullTicket, Report, Run, Tell
+from .keys import Key, StreamKey
+from .ledgers import Ledgers
 from .membership import Membership
+from .pulls import Progress, RoundSize, WaitingPulls, merged_versions
 from .reports import refused_report, settled_report, staged_report
-from .steps import OpenStep, StagedFrame, StepLedger
+from .shares import Share, Shares
+from .steps import OpenStep, Part, StagedFrame, StepLedger
 
-ENDED_LEDGERS_KEPT = 1024
-"""Incarnations that are live no more whose last outcome may still be asked for."""
+
+class Blocks(Protocol):
+    """What the bookkeeping must know of a shard's blocks."""
+
+    versions: NDArray[np.int64]
+
+    @property
+    def position_of(self) -> Mapping[int, int]:
+        """Places in `versions`, by block id; they ascend together."""
+
+    @property
+    def pushed_ids(self) -> Collection[int]:
+        """Ids of the blocks that gradients are pushed for."""
+
+    def check_groups(self, groups: Sequence[ParameterGroup]) -> None:
+        """Raises PushpullError for group values that the optimizer could not be run with."""
 
 
 class ShardState:
     """Steps and pulls of one shard.
 
     Invariants: an incarnation's steps settle in order, each once; a settled step never runs again; nothing of a step
-    reaches a job before its commit and all its frames are here; `round` never falls.
+    reaches a job before the commits and all frames of all ranks are here; `round` never falls.
     """
 
-    def __init__(
-        self,
-        shard: int,
-        policy: Policy,
-        pushed_ids: Iterable[int],
-        versions: NDArray[np.int64],
-        check_groups: Callable[[Sequence[ParameterGroup]], None],
-    ) -> None:
+    def __init__(self, shard: int, policy: Policy, blocks: Blocks) -> None:
         self._shard = shard
         self._policy = policy
-        self._pushed_ids = frozenset(pushed_ids)
-        self._versions = versions
-        self._check_groups = check_groups
+        self._blocks = blocks
+        self._shares = Shares(shard, blocks.position_of, blocks.pushed_ids)
         self.membership = Membership()
         self.counters = Counters()
         self.round = 0
@@ -61,133 +73,116 @@ class ShardState:
         """Initial values are valid."""
         self.diverged: str | None = None
         """A parameter whose values are not finite any more."""
-        self._ledgers: dict[Key, StepLedger] = {}
+        self._ledgers = Ledgers(self.membership, self._shares)
         self._refusals: dict[Key, ShardReport] = {}
-        self._tickets: dict[Key, PullTicket] = {}
+        self._pulls = WaitingPulls(policy, self.membership, self.counters)
+        self._round_size = RoundSize()
         self._jobs_decided = 0
         self._jobs_done = 0
 
     @property
     def staged_bytes(self) -> int:
         """Bytes of frames held for steps that are not settled."""
-        return sum(ledger.open.num_bytes for ledger in self._ledgers.values() if ledger.open)
+        return sum(ledger.open.num_bytes for ledger in self._ledgers if ledger.open)
 
     # ---- from workers ----
 
-    def welcome(self, key: Key) -> int:
-        """Checks a worker that opens a stream; returns its newest settled step.
+    def welcome(self, hello: Hello) -> int:
+        """Checks a rank that opens a stream and what it says it owns; returns its worker's newest settled step.
 
         Raises:
             FencedError, UnknownIncarnationError: see `Membership.check`.
+            BadRequestError: see `Ledgers.greet`.
         """
-        ledger = self._ledgers.get(key)
-        if ledger is None:
-            self.membership.check(*key)
-            ledger = self._ledgers[key] = StepLedger(*key)
-        return ledger.last_outcome.step
+        return self._ledgers.greet(hello).last_outcome.step
 
-    def admit(self, key: Key, step: int, attempt: int, blocks: Sequence[int]) -> bool:
+    def admit(self, key: StreamKey, step: int, attempt: int, blocks: Sequence[int]) -> bool:
         """Checks everything about a message of frames but the frames. False: drop it, it is known or out of date.
 
         Raises:
             FencedError, UnknownIncarnationError, NotReadyError, StepError: nothing was changed.
         """
-        ledger = self._ledger(key)
+        ledger, share = self._ledgers.of(key)
         if ledger.recorded(step) is not None:
             self.counters.duplicates_dropped += len(blocks)
             return False
-        if self.membership.check(*key).observer:
-            raise BadRequestError("an observer pushes nothing")
-        if not self.ready:
-            raise NotReadyError(f"shard {self._shard} has no parameters yet")
-        begun = ledger.begin(step, attempt)
-        if begun is None or begun.refusal is not None:
+        self._check_may_push(key)
+        part = ledger.begin(step, key.rank, attempt)
+        if part is None or part.refusal is not None:
             return False
-        if begun.commit is not None:
+        if part.commit is not None:
             # what is committed is what was reported: frames behind it are repetitions at best
             self.counters.duplicates_dropped += len(blocks)
             return False
         for block in blocks:
-            if block not in self._pushed_ids:
-                self._refuse(
-                    ledger,
-                    UnknownBlockError(f"block {block} is not one that shard {self._shard} takes gradients for"),
-                )
+            if block not in share.pushed_ids:
+                part.refuse(self._unknown_block(key, block))
                 return False
         return True
 
-    def stage(self, key: Key, step: int, attempt: int, frames: dict[int, StagedFrame]) -> None:
+    def stage(self, key: StreamKey, step: int, attempt: int, frames: dict[int, StagedFrame]) -> None:
         """Keeps validated frames of the open step. They change nothing else."""
-        ledger = self._ledger(key)
-        if not ledger.takes_frames(step, attempt):
+        ledger, _ = self._ledgers.of(key)
+        part = ledger.taking_frames(step, key.rank, attempt)
+        if part is None or part.refusal is not None:
             return
         for block, staged in frames.items():
             try:
-                if not ledger.add(block, staged):
+                if not ledger.add(part, block, staged):
                     self.counters.duplicates_dropped += 1
             except PushpullError as error:
-                self._refuse(ledger, error)
+                part.refuse(error)
                 return
 
-    def refuse(self, key: Key, step: int, attempt: int, error: PushpullError) -> None:
+    def refuse(self, key: StreamKey, step: int, attempt: int, error: PushpullError) -> None:
         """A frame of the open step is not valid: the step will be refused at its commit."""
-        ledger = self._ledger(key)
-        if ledger.takes_frames(step, attempt):
-            self._refuse(ledger, error)
+        ledger, _ = self._ledgers.of(key)
+        part = ledger.taking_frames(step, key.rank, attempt)
+        if part is not None:
+            part.refuse(error)
 
-    def commit(self, key: Key, commit: Commit) -> list[Effect]:
-        """The step is complete and decided by its worker; implies a pull.
+    def commit(self, key: StreamKey, commit: Commit) -> list[Effect]:
+        """A rank's part is complete, and the step decided by its worker; implies a pull.
 
         Raises:
             FencedError, UnknownIncarnationError, NotReadyError, BadRequestError: nothing was changed.
         """
         if commit.verdict not in (Verdict.VERDICT_APPLY, Verdict.VERDICT_SKIP):
             raise BadRequestError("the verdict of a commit is APPLY or SKIP")
-        ledger = self._ledger(key)
-        base = self._base(commit.base_versions)
+        ledger, share = self._ledgers.of(key)
+        base = share.held(commit.base_versions)
         recorded = ledger.recorded(commit.step)
         if recorded is not None:
             self.counters.duplicates_dropped += 1
-            self._ticket(key, 0, commit.step, base)
-            return [Tell(key, recorded), *self._answer()]
-        if self.membership.check(*key).observer:
-            raise BadRequestError("an observer pushes nothing")
-        if not self.ready:
-            raise NotReadyError(f"shard {self._shard} has no parameters yet")
+            self._pull_after(key, commit.step, share, base)
+            return [Tell((key,), recorded), *self._answer()]
+        self._check_may_push(key)
         if ledger.open is not None and ledger.open.closing and ledger.open.step == commit.step:
-            self._ticket(key, 0, commit.step, base)
+            self._pull_after(key, commit.step, share, base)
             return []
-        open_step = ledger.begin(commit.step, commit.attempt)
-        if open_step is None:
+        part = ledger.begin(commit.step, key.rank, commit.attempt)
+        if part is None:
             return []
-        self._ticket(key, 0, commit.step, base)
-        if open_step.commit is None:
-            self._check_complete(ledger, open_step, commit, base)
-            open_step.commit = commit
+        self._pull_after(key, commit.step, share, base)
+        if part.commit is None:
+            self._check_part(part, commit, share, base)
+            part.commit, part.base_versions = commit, base
         else:
             self.counters.duplicates_dropped += 1
-        if open_step.refusal is not None:
-            return self._settle_refused(ledger, open_step)
-        if self._policy.waits_for_round:
-            # Told even when it is late: the registrar gives the step's data back.
-            report = Report(staged_report(ledger, commit))
-            if commit.round <= self._round_decided:
-                return [report, *self._settle(ledger, Outcome.KIND_LATE), *self._answer()]
-            return [report]
-        if commit.verdict == Verdict.VERDICT_SKIP:
-            return [*self._settle(ledger, Outcome.KIND_SKIPPED), *self._answer()]
-        return [Run(self._job_of_step(ledger, open_step, commit, base))]
+        assert ledger.open is not None
+        return self._decide(ledger, ledger.open) if ledger.open.whole(ledger.num_ranks) else []
 
-    def pull(self, key: Key, pull: Pull) -> list[Effect]:
+    def pull(self, key: StreamKey, pull: Pull) -> list[Effect]:
         """Asks for values newer than those held.
 
         Raises:
             FencedError, UnknownIncarnationError, NotReadyError, BadRequestError: nothing was changed.
         """
-        self.membership.check(*key)
-        if not self.ready:
-            raise NotReadyError(f"shard {self._shard} has no parameters yet")
-        self._ticket(key, pull.request, 0, self._base(pull.base_versions))
+        self.membership.check(*key.worker)
+        _, share = self._ledgers.of(key)
+        self._check_ready()
+        held = self._shares.wanted(share, pull)
+        self._pulls.add(PullTicket(key, pull.request, 0, held, self._jobs_decided))
         return self._answer()
 
     # ---- from the registrar ----
@@ -196,16 +191,10 @@ class ShardState:
         """Takes a view; forgets what incarnations that are live no more had staged. Outcomes stay on record."""
         gone = self.membership.install(view)
         live = {(member.worker_id, member.incarnation) for member in view.members}
-        for key, ledger in self._ledgers.items():
-            if key not in live:
-                if ledger.open is not None and not ledger.open.closing:
-                    ledger.open = None
-                self._tickets.pop(key, None)
-                self._refusals.pop(key, None)
-        ended = sorted((key for key in self._ledgers if key not in live), key=lambda key: key[1])
-        for key in ended[:-ENDED_LEDGERS_KEPT]:
-            if self._ledgers[key].open is None:
-                del self._ledgers[key]
+        self._ledgers.end_all_but(live)
+        self._pulls.keep(live)
+        for key in self._refusals.keys() - live:
+            del self._refusals[key]
         return [*(Dismiss(key) for key in gone), *self._answer()]
 
     def close(self, record: RoundRecord) -> list[Effect]:
@@ -218,26 +207,21 @@ class ShardState:
         settles: dict[Key, Outcome.Kind] = {}
         parts: list[AppliedPart] = []
         for contribution in self._in_order(record.contributions):
-            ledger = self._ledgers.setdefault(
-                (contribution.worker_id, contribution.incarnation),
-                StepLedger(contribution.worker_id, contribution.incarnation),
-            )
+            key = (contribution.worker_id, contribution.incarnation)
+            ledger = self._ledgers.obtain(key)
             if ledger.recorded(contribution.step) is not None:
                 continue
-            key = (contribution.worker_id, contribution.incarnation)
             settles[key] = Outcome.KIND_APPLIED if contribution.apply else Outcome.KIND_SKIPPED
-            if ledger.open is None:
-                if contribution.apply:
-                    raise BadRequestError(f"round {record.round} names a step that is not staged here")
-                ledger.open = OpenStep(contribution.step, 0)
+            if contribution.apply and (ledger.open is None or not ledger.open.whole(ledger.num_ranks)):
+                raise BadRequestError(f"round {record.round} names a step that is not staged here")
+            ledger.open = ledger.open or OpenStep(contribution.step)
             ledger.open.closing = True
             if contribution.apply and total > 0:
                 weight = np.float32(contribution.num_samples * contribution.scale / total)
-                parts.append(AppliedPart(contribution.worker_id, float(weight), dict(ledger.open.frames)))
-        for key, ledger in self._ledgers.items():
-            late = ledger.open is not None and ledger.open.commit is not None and not ledger.open.closing
-            if late and ledger.open.commit.round <= record.round:  # type: ignore[union-attr]
-                settles[key] = Outcome.KIND_LATE
+                parts.append(AppliedPart(contribution.worker_id, float(weight), ledger.open.frames))
+        for ledger, step, commit in self._ledgers.whole_steps():
+            if commit.round <= record.round and not step.closing:
+                settles[ledger.key] = Outcome.KIND_LATE
         self._jobs_decided += 1
         numbers = [dict(group.numbers) for group in record.groups]
         return [
@@ -250,6 +234,7 @@ class ShardState:
                     self.membership.num_active,
                     settles,
                     record.round,
+                    total,
                 )
             )
         ]
@@ -258,95 +243,101 @@ class ShardState:
 
     def streaming(self, job: Job) -> list[PullTicket]:
         """Pulls that will be answered when the job is done: they may be sent its values as they are made."""
-        return [ticket for key, ticket in self._tickets.items() if ticket.step and key in job.settles]
+        return self._pulls.streaming(job)
 
     def finish(self, job: Job) -> list[Effect]:
         """The job is applied: settle its steps, answer pulls."""
         self._jobs_done = job.sequence
         self.round = max(self.round, job.round)
+        if job.round and job.parts:
+            self._round_size = RoundSize(len(job.parts), job.num_samples)
         effects: list[Effect] = []
         for key, kind in job.settles.items():
-            if key in self._ledgers:
-                effects += self._settle(self._ledgers[key], kind)
+            ledger = self._ledgers.find(key)
+            effects += self._settle(ledger, kind) if ledger is not None else []
         return [*effects, *self._answer()]
 
     # ---- for a new link to the registrar ----
 
     def reports_again(self) -> list[ShardReport]:
         """What the registrar may have missed while the link was down. Repeating it changes nothing."""
-        reports = list(self._refusals.values())
-        for ledger in self._ledgers.values():
-            if ledger.open is not None and ledger.open.commit is not None and self._policy.waits_for_round:
-                reports.append(staged_report(ledger, ledger.open.commit))
-        return reports
+        whole = self._ledgers.whole_steps() if self._policy.waits_for_round else []
+        return [*self._refusals.values(), *(staged_report(ledger, commit) for ledger, _, commit in whole)]
 
     # ---- inside ----
 
-    def _ledger(self, key: Key) -> StepLedger:
-        ledger = self._ledgers.get(key)
-        if ledger is None:
-            self.membership.check(*key)
-            raise BadRequestError("frames, commits and pulls come after Hello")
-        return ledger
+    def _check_ready(self) -> None:
+        if not self.ready:
+            raise NotReadyError(f"shard {self._shard} has no parameters yet")
+
+    def _check_may_push(self, key: StreamKey) -> None:
+        if self.membership.check(*key.worker).observer:
+            raise BadRequestError("an observer pushes nothing")
+        self._check_ready()
+
+    def _unknown_block(self, key: StreamKey, block: int) -> UnknownBlockError:
+        if block in self._shares.pushed_ids:
+            return UnknownBlockError(
+                f"rank {key.rank} of worker {key.worker_id} sent block {block} and does not own it"
+            )
+        return UnknownBlockError(f"block {block} is not one that shard {self._shard} takes gradients for")
 
     def _in_order(self, contributions: Iterable[Contribution]) -> list[Contribution]:
         """The order of the sum: ascending worker id, whatever order the steps arrived in."""
         return sorted(contributions, key=lambda contribution: contribution.worker_id)
 
-    def _base(self, base_versions: Sequence[int]) -> NDArray[np.int64]:
-        if not base_versions:
-            return np.full(len(self._versions), -1, dtype=np.int64)
-        if len(base_versions) != len(self._versions):
-            raise BadRequestError(
-                f"base_versions has {len(base_versions)} entries, shard {self._shard} has {len(self._versions)} blocks"
-            )
-        return np.array(base_versions, dtype=np.uint64).astype(np.int64)
+    def _pull_after(self, key: StreamKey, step: int, share: Share, base: NDArray[np.int64]) -> None:
+        held = self._shares.wanted_always(share, base)
+        self._pulls.add(PullTicket(key, 0, step, held, self._jobs_decided))
 
-    def _ticket(self, key: Key, request: int, step: int, base: NDArray[np.int64]) -> None:
-        self._tickets[key] = PullTicket(key, request, step, base, self._jobs_decided)
-
-    def _refuse(self, ledger: StepLedger, error: PushpullError) -> None:
-        ledger.refuse(error)
-        name = ErrorCode.Name(code_of(error))
-        self.counters.pushes_refused[name] = self.counters.pushes_refused.get(name, 0) + 1
-
-    def _check_complete(self, ledger: StepLedger, step: OpenStep, commit: Commit, base: NDArray[np.int64]) -> None:
-        if step.refusal is not None:
-            return
+    def _check_part(self, part: Part, commit: Commit, share: Share, base: NDArray[np.int64]) -> None:
         if self.diverged is not None:
             said = f"{self.diverged} is not finite after an update: training has diverged; lower the learning rate"
-            self._refuse(ledger, NonFiniteError(said))
-        elif (base > self._versions).any():
-            self._refuse(ledger, FutureBaseError("the gradient was computed from a version that does not exist yet"))
+            part.refuse(NonFiniteError(said))
+        elif (base > self._blocks.versions[share.positions]).any():
+            part.refuse(FutureBaseError("the gradient was computed from a version that does not exist yet"))
+        elif (fault := fault_of_part(part, commit, share)) is not None:
+            part.refuse(fault)
         elif commit.verdict == Verdict.VERDICT_APPLY:
-            expected = self._pushed_ids - set(commit.absent)
-            if len(step.frames) != commit.num_frames or step.frames.keys() != expected:
-                self._refuse(
-                    ledger,
-                    StepError(
-                        f"step {commit.step} has {len(step.frames)} frames, announces {commit.num_frames} and needs "
-                        f"{len(expected)}"
-                    ),
-                )
-            elif not (np.isfinite(commit.scale) and 0 <= commit.num_samples < np.inf):
-                self._refuse(ledger, StepError("scale and num_samples must be finite numbers"))
-            else:
-                try:
-                    self._check_groups(commit.groups)
-                except PushpullError as error:
-                    self._refuse(ledger, error)
+            try:
+                self._blocks.check_groups(commit.groups)
+            except PushpullError as error:
+                part.refuse(error)
 
-    def _job_of_step(self, ledger: StepLedger, step: OpenStep, commit: Commit, base: NDArray[np.int64]) -> Job:
+    def _decide(self, ledger: StepLedger, step: OpenStep) -> list[Effect]:
+        """What to do with a step that all ranks have committed."""
+        commit = step.commit
+        assert commit is not None
+        if step.first_refusal is None:
+            fault = fault_of_whole(step, self._shares.pushed_ids, ledger.shares.values())
+            step.refusal = None if fault is None else (code_of(fault), str(fault))
+        if step.first_refusal is not None:
+            return self._settle_refused(ledger, commit, step.first_refusal[0])
+        if self._policy.waits_for_round:
+            # Told even when it is late: the registrar gives the step's data back.
+            report = Report(staged_report(ledger, commit))
+            if commit.round <= self._round_decided:
+                return [report, *self._settle(ledger, Outcome.KIND_LATE), *self._answer()]
+            return [report]
+        if commit.verdict == Verdict.VERDICT_SKIP:
+            return [*self._settle(ledger, Outcome.KIND_SKIPPED), *self._answer()]
+        return [Run(self._job_of_step(ledger, step, commit))]
+
+    def _job_of_step(self, ledger: StepLedger, step: OpenStep, commit: Commit) -> Job:
         step.closing = True
         self._jobs_decided += 1
-        key = (ledger.worker_id, ledger.incarnation)
+        base = [
+            (ledger.shares[rank].positions, part.base_versions)
+            for rank, part in step.parts.items()
+            if part.base_versions is not None
+        ]
         return Job(
             self._jobs_decided,
-            [AppliedPart(ledger.worker_id, float(np.float32(commit.scale)), dict(step.frames))],
+            [AppliedPart(ledger.worker_id, float(np.float32(commit.scale)), step.frames)],
             [dict(group.numbers) for group in commit.groups],
-            base.copy(),
+            merged_versions(len(self._blocks.versions), base),
             self.membership.num_active,
-            {key: Outcome.KIND_APPLIED},
+            {ledger.key: Outcome.KIND_APPLIED},
             0,
         )
 
@@ -355,42 +346,26 @@ class ShardState:
             return []
         step, commit = ledger.open.step, ledger.open.commit
         lots = list(commit.lots) if commit is not None else []
-        refusal = ledger.open.refusal if kind == Outcome.KIND_REFUSED else None
+        refusal = ledger.open.first_refusal if kind == Outcome.KIND_REFUSED else None
         outcome = Outcome(step=step, kind=kind, round=self.round)
         if refusal is not None:
             outcome.code, outcome.message = refusal
         ledger.settle(outcome, lots)
         self.membership.advance(ledger.worker_id)
         self.counters.steps_applied += kind == Outcome.KIND_APPLIED
-        told: list[Effect] = [Tell((ledger.worker_id, ledger.incarnation), outcome)]
+        told: list[Effect] = [Tell(ledger.streams, outcome)]
         return told if self._policy.waits_for_round else [Report(settled_report(ledger, outcome)), *told]
 
-    def _settle_refused(self, ledger: StepLedger, step: OpenStep) -> list[Effect]:
+    def _settle_refused(self, ledger: StepLedger, commit: Commit, code: ErrorCode) -> list[Effect]:
+        name = ErrorCode.Name(code)
+        self.counters.pushes_refused[name] = self.counters.pushes_refused.get(name, 0) + 1
         effects: list[Effect] = []
-        if self._policy.waits_for_round and step.refusal is not None and step.commit is not None:
-            report = refused_report(ledger, step.commit, step.refusal[0])
-            self._refusals[(ledger.worker_id, ledger.incarnation)] = report
+        if self._policy.waits_for_round:
+            report = self._refusals[ledger.key] = refused_report(ledger, commit, code)
             effects.append(Report(report))
         return [*effects, *self._settle(ledger, Outcome.KIND_REFUSED), *self._answer()]
 
     def _answer(self) -> list[Effect]:
         """Answers every pull that may be answered now."""
-        effects: list[Effect] = []
-        for key, ticket in list(self._tickets.items()):
-            if ticket.after_job > self._jobs_done or self._ledgers[key].last_outcome.step < ticket.step:
-                continue
-            lag = self.membership.clock_lag(key[0])
-            if not self._policy.may_answer(lag):
-                self.counters.pulls_waited += not ticket.waited
-                ticket.waited = True
-                continue
-            del self._tickets[key]
-            done = PullDone(
-                request=ticket.request,
-                step=ticket.step,
-                round=self.round,
-                clock=self.membership.clock(key[0]),
-                smallest_clock=self.membership.smallest_clock(key[0]),
-            )
-            effects.append(AnswerPull(ticket, done, lag))
-        return effects
+        progress = Progress(self._jobs_done, self.round, self._round_size)
+        return self._pulls.answer(progress, self._ledgers.last_step)

@@ -1,5 +1,7 @@
 """Workers: training scripts connect to the servers here."""
 
-from .worker import Worker, connect
+from .connection import connect
+from .learning_rate import LearningRateScaling
+from .worker import Worker
 
-__all__ = ["Worker", "connect"]
+__all__ = ["LearningRateScaling", "Worker", "connect"]

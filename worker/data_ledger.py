@@ -31,6 +31,11 @@ class DataLedger:
         """Whether nothing that was given out waits for its step."""
         return not self._lots
 
+    @property
+    def num_samples(self) -> float:
+        """Samples given out since the last `take`."""
+        return self._num_samples
+
     def give_out(self, num_samples: float, lot: Lot | None = None, batch_weight: float = 1.0) -> None:
         """User code has these samples now: of the whole worker, whatever part of them this process works on."""
         self.batch_weight = batch_weight

@@ -1,34 +1,18 @@
 """The optimizer that user code holds: a torch optimizer whose step runs on the servers."""
 
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any, overload
 
-import numpy as np
 import torch
 from torch.utils.hooks import RemovableHandle
 
 from ..protos.errors import SettingError
-from .data_ledger import DataLedger
-from .model_table import ModelTable
-from .optimizer_values import group_numbers
-from .recorder import Recorder, StepKind, StepSummary, StepTimes
-from .replica import Replica
-from .saved_state import STATE_KEY, load_memory, saved_state
+from .learning_rate import LearningRateFactor
+from .loss_scaling import loss_scaling_of, reciprocal
+from .optimizer_values import group_numbers, scaled_rates
+from .recorded_steps import OptimizerParts, RecordedSteps, weight_of
+from .saved_state import STATE_KEY, load_memory, saved_state, warn_of_local_state
 from .step_messages import StepRequest
-
-DEFAULT_NUM_SAMPLES = 1.0
-
-
-@dataclass(frozen=True)
-class OptimizerParts:
-    """What a RemoteOptimizer works with; made by `Worker.optimizer`."""
-
-    table: ModelTable
-    replica: Replica
-    ledger: DataLedger
-    recorder: Recorder
 
 
 class RemoteOptimizer(torch.optim.Optimizer):
@@ -41,16 +25,22 @@ class RemoteOptimizer(torch.optim.Optimizer):
     # torch.amp.GradScaler then calls step() in every iteration, with the attributes grad_scale and found_inf.
     _step_supports_amp_scaling = True
 
-    def __init__(self, param_groups: list[dict[str, Any]], defaults: dict[str, Any], parts: OptimizerParts) -> None:
+    def __init__(
+        self,
+        param_groups: list[dict[str, Any]],
+        defaults: dict[str, Any],
+        parts: OptimizerParts,
+        lr_factor: LearningRateFactor | None = None,
+    ) -> None:
         super().__init__(param_groups, defaults)
+        self._lr_factor = lr_factor
+        self._num_workers = parts.num_workers
         self._replica = parts.replica
         self._ledger = parts.ledger
-        self._recorder = parts.recorder
+        self._steps = RecordedSteps(parts)
         self._pushed = {
             index: tensor for index, tensor in parts.table.held.items() if parts.table.entries[index].group >= 0
         }
-        self._step_ended_at: float | None = None
-        self._traffic = parts.replica.traffic()
         self._hooks = [self._watch(index, tensor) for index, tensor in self._pushed.items()]
 
     @overload
@@ -76,9 +66,14 @@ class RemoteOptimizer(torch.optim.Optimizer):
         self._step(num_samples)
         return loss
 
+    @property
+    def lr_factor(self) -> float:
+        """What learning rates of the newest step were multiplied by; see `LearningRateScaling`."""
+        return 1.0 if self._lr_factor is None else self._lr_factor.value
+
     def attach_scaler(self, scaler: "torch.amp.GradScaler") -> None:
         """Lets gradients be sent early although they are scaled: they are divided by the scaler's scale on the way."""
-        self._replica.scale_early_by(lambda: _reciprocal(scaler.get_scale()))
+        self._replica.scale_early_by(lambda: reciprocal(scaler.get_scale()))
 
     def synchronize(self) -> None:
         """Waits until the newest values are in the parameters. `step()` has waited already; here for later."""
@@ -93,6 +88,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         """Restores group values and what encoders remember; momenta of the servers are left as they are."""
         local = {key: value for key, value in state_dict.items() if key != STATE_KEY}
         super().load_state_dict({**local, "state": {}})
+        warn_of_local_state(state_dict)
         load_memory(self._replica, state_dict)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -105,12 +101,15 @@ class RemoteOptimizer(torch.optim.Optimizer):
 
     def skip_step(self) -> bool:
         """Takes part in the next round, or clock, without data, and pulls; False if there was nothing new."""
-        request = StepRequest(
-            gradients={}, groups=group_numbers(self.param_groups, self.defaults), num_samples=0.0, skip=True
-        )
-        _, received, _ = self._replica.traffic()
-        self._timed(request)
-        return self._replica.traffic()[1] > received
+        return self._steps.skip(group_numbers(self.param_groups, self.defaults))
+
+    def flush(self) -> None:
+        """Every step has pushed already; here for code that also works with local updates."""
+
+    def rejoin(self) -> None:
+        """The lease ran out while user code was busy: everything dealt before is somebody else's now."""
+        self._ledger.forget_dealt()
+        self._replica.rejoin()
 
     def detach(self) -> None:
         """Removes the hooks from the model."""
@@ -118,64 +117,28 @@ class RemoteOptimizer(torch.optim.Optimizer):
             hook.remove()
 
     def _step(self, num_samples: float | None) -> None:
-        factor, overflow, unchanged = self._loss_scaling()
+        scaling = loss_scaling_of(self)
         data = self._ledger.take()
-        weight = data.num_samples or DEFAULT_NUM_SAMPLES if num_samples is None else float(num_samples)
-        if not 0 <= weight < float("inf"):
-            raise SettingError(f"num_samples={num_samples} must be a finite number of at least 0")
+        weight = weight_of(num_samples, data.num_samples)
         request = StepRequest(
             gradients={i: tensor.grad for i, tensor in self._pushed.items() if tensor.grad is not None},
-            groups=group_numbers(self.param_groups, self.defaults),
+            groups=scaled_rates(group_numbers(self.param_groups, self.defaults), self._next_lr_factor(weight)),
             num_samples=weight,
             lots=[lot.id for lot in data.lots],
-            factor=factor,
-            unchanged=unchanged,
-            skip=overflow or weight == 0,
+            factor=scaling.factor,
+            unchanged=scaling.unchanged,
+            skip=scaling.overflow or weight == 0,
         )
-        kind = self._timed(request)
-        if kind is StepKind.TOO_OLD:
-            self._ledger.use_again(data)
-        elif kind is StepKind.EXPIRED:
-            self._ledger.forget_dealt()
+        self._steps.take(request, data)
 
-    def _loss_scaling(self) -> tuple[float, bool, bool]:
-        """What GradScaler says: factor for the gradients, overflow, and whether it left them alone."""
-        scale = getattr(self, "grad_scale", None)
-        found_inf = getattr(self, "found_inf", None)
-        factor = 1.0 if scale is None else _reciprocal(float(scale))
-        return factor, found_inf is not None and float(found_inf) > 0, found_inf is None or scale is not None
-
-    def _timed(self, request: StepRequest) -> StepKind:
-        replica, started = self._replica, time.perf_counter()
-        before = replace(replica.timings)
-        num_restaged = replica.num_restaged
-        kind = StepKind.REFUSED
-        try:
-            kind = replica.step(request)
-        finally:
-            now = replica.timings
-            traffic = replica.traffic()
-            pushed, pulled, resent = (b - a for a, b in zip(self._traffic, traffic, strict=True))
-            self._traffic = traffic
-            compute = 0.0 if self._step_ended_at is None else started - self._step_ended_at
-            self._step_ended_at = time.perf_counter()
-            self._recorder.step_ended(
-                StepSummary(
-                    kind=kind,
-                    num_samples=request.num_samples if kind is StepKind.APPLIED else 0.0,
-                    restaged=replica.num_restaged > num_restaged,
-                    times=StepTimes(
-                        compute=compute,
-                        encode=now.encode - before.encode,
-                        wait=now.wait - before.wait,
-                        decode=now.decode - before.decode,
-                    ),
-                    bytes_pushed=pushed,
-                    bytes_pulled=pulled,
-                    bytes_resent=resent,
-                )
-            )
-        return kind
+    def _next_lr_factor(self, num_samples: float) -> float:
+        if self._lr_factor is None:
+            return 1.0
+        position = self._replica.position
+        if position.num_workers:
+            return self._lr_factor.advance(position.num_workers, position.num_samples)
+        expected = self._num_workers()
+        return self._lr_factor.advance(expected, expected * num_samples)
 
     def _watch(self, index: int, tensor: torch.Tensor) -> RemovableHandle:
         on_gradient = self._replica.on_gradient
@@ -183,8 +146,3 @@ class RemoteOptimizer(torch.optim.Optimizer):
             lambda parameter: on_gradient(index, parameter.grad)
         )
         return handle
-
-
-def _reciprocal(scale: float) -> float:
-    """One over the scale, rounded as torch rounds it."""
-    return float(np.float32(1.0 / scale))

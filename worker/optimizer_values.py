@@ -89,6 +89,14 @@ def optimizer_specification(
     return OptimizerSpecification(name=optimizer_class.__name__, groups=groups)
 
 
+def scaled_rates(groups: Sequence[ParameterGroup], factor: float) -> Sequence[ParameterGroup]:
+    """The same groups with other learning rates."""
+    if factor != 1.0:
+        for group in groups:
+            group.numbers["lr"] *= factor
+    return groups
+
+
 def group_numbers(param_groups: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]) -> list[ParameterGroup]:
     """The numeric values of every group at this moment; what schedulers add for themselves is left out.
 

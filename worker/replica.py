@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -22,6 +21,7 @@ from .membership import Membership
 from .open_exchange import OpenPull, OpenStep
 from .ranks.model import RankModel
 from .recorder import StepKind, Timings
+from .replica_settings import ReplicaSettings
 from .shards import ShardGroup
 from .staging import StagedStep, Stager, StagingSettings
 from .step_messages import Position, StagedFrames, StepRequest, clipping_factor, commit_of, kind_of
@@ -33,17 +33,6 @@ LEVELLING_PULLS = 3
 """Pulls that try to bring all shards to one round; with a quorum rounds may close faster than this worker pulls."""
 REJOIN_ATTEMPTS = 5
 DEFAULT_MESSAGE_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReplicaSettings:
-    """What the caller of worker.optimizer() chose."""
-
-    accumulate: int = 1
-    clip_norm: float | None = None
-    num_encoder_threads: int = 1
-    early: bool = True
-    encode_on_device: bool = False
 
 
 class Replica:
@@ -72,13 +61,13 @@ class Replica:
         self.timings = Timings()
         self.position = Position()
         self._membership = membership
-        self._job = membership.job
+        self.job = membership.job
         self._optimizer = optimizer
         self._settings = settings
         self._memory = model.memory
-        receiver = receiver_for(parse_codec(self._job.pull_codec), model.memory, len(plan.blocks))
+        receiver = receiver_for(parse_codec(self.job.pull_codec), model.memory, len(plan.blocks))
         self._held = HeldValues(model.blocks, model.memory, receiver, model.num_parameters)
-        self._message_bytes = self._job.message_bytes or DEFAULT_MESSAGE_BYTES
+        self._message_bytes = self.job.message_bytes or DEFAULT_MESSAGE_BYTES
         self._stager = Stager(
             model.blocks,
             model.gradients,
@@ -112,14 +101,6 @@ class Replica:
         shards = self._shards
         return sent + shards.bytes_sent(), received + shards.bytes_received(), resent + shards.bytes_resent()
 
-    def job_settings(self) -> dict[str, str]:
-        """What the job says about the numbers that travel, for saved states."""
-        return {
-            "job_id": self._job.job_id,
-            "push_codec": self._job.push_codec,
-            "pull_codec": self._job.pull_codec,
-        }
-
     def on_gradient(self, entry: int, gradient: torch.Tensor | None) -> None:
         """A gradient is ready; may send it early. Never blocks."""
         self._stager.on_gradient(entry, gradient)
@@ -127,6 +108,10 @@ class Replica:
     def scale_early_by(self, factor: Callable[[], float]) -> None:
         """See `Stager.scale_early_by`."""
         self._stager.scale_early_by(factor)
+
+    def reduce_in_place(self, parameters: Mapping[int, torch.Tensor]) -> None:
+        """Makes this rank's gradients the worker's, for an optimizer that runs here; see `RankGradients.reduced`."""
+        self._gradients.reduce_in_place(parameters)
 
     def start(self) -> None:
         """Enrols, initialises the servers if it falls to this worker, and pulls everything."""
@@ -145,15 +130,20 @@ class Replica:
             ReplacedError, ServerLostError, ServerUnreachableError, RankError: this worker cannot go on.
         """
         try:
-            self._ranks.together(self._check)
-            if not self._active and not self._activate():
-                return StepKind.TOO_OLD
-            return self._take_step(request)
+            return self._take_step(request) if self._counts() else StepKind.TOO_OLD
         except ExpiredError as error:
-            logger.warning("worker %d joins again: %s", self._membership.worker_id, error)
-            self._interrupted = False
-            self.rejoin()
-            return StepKind.EXPIRED
+            return self._come_back(error)
+
+    def activate(self) -> StepKind | None:
+        """Counts from now on, and not from the next step only; others wait for this worker then.
+
+        None if the values in the model still hold. Else they were replaced, and the kind says why what was computed from
+        the old ones is void.
+        """
+        try:
+            return None if self._counts() else StepKind.TOO_OLD
+        except ExpiredError as error:
+            return self._come_back(error)
 
     def _check(self) -> None:
         self._membership.check()
@@ -204,14 +194,14 @@ class Replica:
     def _new_shards(self) -> ShardGroup:
         several = self._ranks.num_ranks > 1
         hello = Hello(
-            job_id=self._job.job_id,
+            job_id=self.job.job_id,
             worker_id=self._membership.worker_id,
             incarnation=self._membership.incarnation,
             plan_fingerprint=self.plan.fingerprint,
             rank=self._ranks.rank,
             num_ranks=self._ranks.num_ranks,
         )
-        return ShardGroup(self._job, hello, self._own.blocks_of_shard if several else None, self._held.take)
+        return ShardGroup(self.job, hello, self._own.blocks_of_shard if several else None, self._held.take)
 
     def _fail(self, error: FencedError) -> None:
         self._shards.fail(error)
@@ -239,21 +229,32 @@ class Replica:
     def _upload(self, grant: int) -> None:
         upload_initial_values(self._own, self._memory, self._shards, grant, self._message_bytes)
 
+    def _counts(self) -> bool:
+        """Sees to it that this worker counts. False if it did not, and the newest values were pulled."""
+        self._ranks.together(self._check)
+        return self._active or self._activate()
+
+    def _come_back(self, error: ExpiredError) -> StepKind:
+        logger.warning("worker %d joins again: %s", self._membership.worker_id, error)
+        self._interrupted = False
+        self.rejoin()
+        return StepKind.EXPIRED
+
     def _activate(self) -> bool:
         """Counts from now on. False if the gradient at hand is too old: the newest values are pulled instead."""
         answer = self._ranks.from_first(lambda: self._membership.registrar.activate(self.position.own_clock))
         self._active = True
         fresh = True
-        if self._job.mode == Mode.MODE_SYNC:
+        if self.job.mode == Mode.MODE_SYNC:
             fresh = self.position.round >= answer.first_round - 1
             while self.position.round < answer.first_round - 1:
                 self._pull(range(self.plan.num_shards))
                 if self.position.round < answer.first_round - 1:
                     time.sleep(ASK_AGAIN_SECONDS)
             self._round_due = max(answer.first_round, self.position.round + 1)
-        elif self._job.mode == Mode.MODE_BOUNDED:
+        elif self.job.mode == Mode.MODE_BOUNDED:
             pulled_at = max(self.position.own_clock, self.position.smallest_clock)
-            fresh = answer.clock - pulled_at <= self._job.staleness_bound
+            fresh = answer.clock - pulled_at <= self.job.staleness_bound
             if not fresh:
                 self._pull(range(self.plan.num_shards))
         self._open_step()
@@ -286,9 +287,7 @@ class Replica:
     def _note(self, answers: Iterable[PullDone]) -> None:
         """Where the worker stands is where its slowest rank does."""
         self.position.note(list(answers))
-        position = self.position
-        values = self._ranks.smallest([position.round, position.smallest_clock, -position.own_clock])
-        position.round, position.smallest_clock, position.own_clock = values[0], values[1], -values[2]
+        self.position.agree(self._ranks.smallest)
 
     def _level(self, rounds: Sequence[int]) -> None:
         """After a late step shards may have answered with different rounds: pulls again from those behind."""
@@ -312,7 +311,7 @@ class Replica:
         step = self._step + 1
         self._shards.begin({shard: OpenStep(step) for shard in range(self.plan.num_shards)})
         life = self._membership.worker_id, self._membership.life
-        self._stager.open(step, step_seed(self._job.seed, life, step))
+        self._stager.open(step, step_seed(self.job.seed, life, step))
 
     def _take_step(self, request: StepRequest) -> StepKind:
         started = time.perf_counter()
@@ -346,7 +345,7 @@ class Replica:
         skips = self._ranks.sums([float(request.skip)])[0]
         if skips:
             return StagedFrames.of_skip(self._own, self._stager.abandon())
-        gradients = self._gradients.reduced(request.gradients)
+        gradients = request.gradients if request.reduced else self._gradients.reduced(request.gradients)
         staged, failure = self._ranks.together(lambda: self._finish(gradients, request))
         failures, squares = self._ranks.sums([float(failure is not None), staged.squares])
         if failures:
@@ -383,7 +382,7 @@ class Replica:
         answers = [e.pull_done for e in exchanges if isinstance(e, OpenStep) and e.pull_done is not None]
         self._step += 1
         self._note(answers)
-        if self._job.mode == Mode.MODE_SYNC:
+        if self.job.mode == Mode.MODE_SYNC:
             self._level([answer.round for answer in answers])
             self._round_due = self.position.round + 1
         self._open_step()

@@ -17,24 +17,32 @@ def saved_state(replica: Replica) -> dict[str, Any]:
         "memory": replica.encoder.state_dict(),
         "plan": replica.plan.fingerprint,
         "clock": replica.position.own_clock,
-        "job": replica.job_settings(),
+        "job": {
+            "job_id": replica.job.job_id,
+            "push_codec": replica.job.push_codec,
+            "pull_codec": replica.job.pull_codec,
+        },
     }
 
 
-def load_memory(replica: Replica, state: Mapping[str, Any]) -> None:
-    """Takes back what `saved_state` gave, if it belongs to the same plan."""
+def load_memory(replica: Replica, state: Mapping[str, Any]) -> bool:
+    """Takes back what `saved_state` gave; False, and nothing done, unless it belongs to the same plan."""
     saved = state.get(STATE_KEY)
     if saved is None:
-        if state.get("state"):
-            logger.warning(
-                "this state comes from a local optimizer: group values are taken over, momenta are not (the servers have "
-                "theirs)"
-            )
-        return
+        return False
     if saved["plan"] != replica.plan.fingerprint:
         if saved["memory"]:
             logger.warning(
                 "the saved residuals and velocities belong to another model or number of shards; they are dropped"
             )
-        return
+        return False
     replica.encoder.load_state_dict(saved["memory"])
+    return True
+
+
+def warn_of_local_state(state: Mapping[str, Any]) -> None:
+    """For an optimizer whose state is on the servers."""
+    if state.get("state") and STATE_KEY not in state:
+        logger.warning(
+            "this state comes from a local optimizer: group values are taken over, momenta are not (the servers have theirs)"
+        )

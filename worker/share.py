@@ -46,7 +46,7 @@ class DataCalls:
     skip_step: Callable[[], bool]
     """Takes part in a round without data; says whether the round brought new values."""
     pause: Callable[[], None]
-    """Stops counting until the next step."""
+    """Pushes what waits to be pushed, and stops counting until the next step."""
     out_of_data: Callable[[], None]
     """The epoch is over for this worker."""
 
@@ -277,11 +277,11 @@ def _rebuilt(loader: DataLoader[Any], source: LotSource) -> DataLoader[Any]:
 
 def _abandon(source: LotSource, calls: DataCalls) -> None:
     """User code left the loop early: the data go back, and nobody waits for this worker until its next step."""
-    try:
-        source.leave()
-        calls.pause()
-    except PushpullError as error:
-        logger.info("leaving the epoch early: %s", error)
+    for call in (calls.pause, source.leave):  # local progress is pushed before its data go back
+        try:
+            call()
+        except PushpullError as error:
+            logger.info("leaving the epoch early: %s", error)
 
 
 def _batch_samples(batch: object) -> float:

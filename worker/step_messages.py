@@ -1,6 +1,6 @@
 """What a step says to the shards, and what their answers mean together. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,8 @@ class StepRequest:
     unchanged: bool = True
     """False: gradients may have changed since backward without a trace."""
     skip: bool = False
+    reduced: bool = False
+    """They are the worker's already, alike on every rank that holds them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +111,10 @@ class Position:
     """Bounded and async: the slowest member's clock when the held values were sent."""
     own_clock: int = 0
     """Never goes back."""
+    num_workers: int = 0
+    """Sync: whose steps made up the newest round; 0 = not known yet."""
+    num_samples: int = 0
+    """Sync: of those steps together, rounded down."""
 
     def note(self, answers: Sequence[PullDone]) -> None:
         """Takes the ends of pulls, one for each shard that was asked."""
@@ -117,3 +123,12 @@ class Position:
         self.round = min(answer.round for answer in answers)
         self.smallest_clock = min(answer.smallest_clock for answer in answers)
         self.own_clock = max(self.own_clock, *(answer.clock for answer in answers))
+        newest = max(answers, key=lambda answer: answer.round)
+        self.num_workers, self.num_samples = newest.num_workers, int(newest.num_samples)
+
+    def agree(self, smallest: Callable[[Sequence[int]], Sequence[int]]) -> None:
+        """Several ranks stand where the slowest of them does; `smallest` is taken over all of them, number by number."""
+        self.round, self.smallest_clock, own_clock, self.num_workers, self.num_samples = smallest(
+            [self.round, self.smallest_clock, -self.own_clock, self.num_workers, self.num_samples]
+        )
+        self.own_clock = -own_clock

@@ -1,40 +1,39 @@
 """The worker that a training script holds."""
 
 import contextlib
-import itertools
 import logging
 import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..compression.cuda.warm_up import warm_up_on_device
-from ..compression.spec import parse_codec
-from ..compression.warm_up import warm_up
-from ..protos.common_pb2 import JobSpecification, Mode, OptimizerSpecification
+from ..protos.common_pb2 import JobSpecification, Mode
 from ..protos.errors import ExpiredError, SettingError
 from ..protos.registrar_pb2 import DealRequest, DealResponse
-from .config import WorkerConfig, worker_config
+from .assembly import GivenModel, Seat, start_replica
+from .config import WorkerConfig
 from .data_ledger import DataLedger
+from .ending import end_process, failure_text
 from .expectations import check_expectations
-from .gradient_encoder import check_overrides, encoders_of
+from .learning_rate import LearningRateFactor, LearningRateScaling
+from .local_updates import LocalUpdates, OuterSettings
 from .membership import Membership
 from .metrics import MetricsEndpoint, WorkerMetrics
-from .model_table import ModelTable, read_model
-from .optimizer import OptimizerParts, RemoteOptimizer
-from .optimizer_values import check_momentum, check_supported, optimizer_specification, warn_of_bursts
-from .plan import make_plan
-from .ranks.model import rank_model
-from .ranks.start import grid_of, layout_mesh, layout_with, open_ranks
+from .optimizer import RemoteOptimizer
+from .optimizer_values import check_supported
+from .ranks.grad_scaler import RankGradScaler
+from .ranks.start import layout_mesh, layout_with, open_ranks
+from .recorded_steps import OptimizerParts
 from .recorder import Recorder
 from .registrar_client import RegistrarClient
-from .replica import Replica, ReplicaSettings
+from .replica import Replica
+from .replica_settings import ReplicaSettings
 from .share import DataCalls, loader_of, share_dealt, share_strided, shared_epoch
 
 if TYPE_CHECKING:
@@ -45,37 +44,6 @@ logger = logging.getLogger(__name__)
 MOST_ENCODER_THREADS = 2
 
 Params = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
-
-
-def connect(
-    servers: str | Sequence[str] | None = None,
-    worker_id: int | None = None,
-    *,
-    metrics_listen: str | None = None,
-    patience_seconds: float = 60.0,
-    layout: str | None = None,
-    **expected: object,
-) -> "Worker":
-    """Joins a job. What is not given comes from the environment that `pushpull launch` and `pushpull worker` set.
-
-    A worker of several processes (torchrun, `pushpull launch --layout`) calls this in each of them; torch.distributed is
-    initialised here unless it is already.
-
-    Args:
-        servers: host:port of each shard, shard 0 first, as a list or joined by commas. Shard 0 alone is enough.
-        worker_id: a number of this worker that stays the same over restarts; default: the smallest free one.
-        metrics_listen: host:port of the Prometheus endpoint.
-        patience_seconds: how long to try to reach shard 0.
-        layout: how the processes of this worker split the model, e.g. tp2 or pp2xtp2; default: the job's layout with that
-            many ranks.
-        expected: settings that the job must have, e.g. push_codec="int8"; a difference is refused.
-
-    Raises:
-        ServerUnreachableError: names the address.
-        SettingError: names the argument.
-    """
-    config = worker_config(servers, worker_id, metrics_listen, patience_seconds, layout)
-    return Worker(config, expected)
 
 
 class Worker:
@@ -95,7 +63,7 @@ class Worker:
         self._registrar = RegistrarClient(
             config.servers[0], config.patience_seconds, "patience_seconds", self._ranks.rank
         )
-        self._optimizer: RemoteOptimizer | None = None
+        self._optimizer: RemoteOptimizer | LocalUpdates | None = None
         self._replica: Replica | None = None
         self._epoch = 0
         self._closed = False
@@ -144,9 +112,12 @@ class Worker:
         return self._ledger.batch_weight
 
     @cached_property
-    def mesh(self) -> "DeviceMesh":
-        """The ranks as a mesh with the dimensions pp, dp, fsdp and tp; those that the layout does not use have size 1."""
-        return layout_mesh(self.layout, self._ranks.num_ranks)
+    def mesh(self) -> "DeviceMesh | None":
+        """The ranks as a mesh with the dimensions pp, dp, fsdp and tp; those that the layout does not use have size 1.
+
+        None for a worker of one process. Every rank asks for it together.
+        """
+        return None if self.num_ranks == 1 else layout_mesh(self.layout)
 
     @property
     def job(self) -> JobSpecification:
@@ -172,6 +143,7 @@ class Worker:
         whole: torch.nn.Module | None = None,
         accumulate: int = 1,
         clip_norm: float | None = None,
+        lr_scaling: LearningRateScaling | None = None,
         encode_on_device: bool = False,
         **kwargs: Any,
     ) -> RemoteOptimizer:
@@ -188,6 +160,7 @@ class Worker:
                 values do not matter: it may be on the meta device.
             accumulate: backward passes that make one step.
             clip_norm: largest norm of this worker's gradient over all parameters (of all ranks).
+            lr_scaling: makes learning rates follow the size of the joint batch; synchronous mode only.
             encode_on_device: encode gradients where they lie (CUDA: Triton kernels), so that only frames are copied to
                 the host. The same bytes; not yet tried on a GPU, so not the default.
             kwargs: the optimizer's own.
@@ -196,41 +169,75 @@ class Worker:
             SettingError: a model or optimizer that cannot be trained this way.
             PlanMismatchError, OptimizerMismatchError: other workers have another; names the first difference.
         """
-        if self._optimizer is not None:
-            raise SettingError(
-                "this worker has an optimizer already; a job has one optimizer (give it all parameter groups)"
-            )
         if accumulate < 1 or (clip_norm is not None and clip_norm <= 0):
             raise SettingError(f"accumulate={accumulate} must be at least 1 and clip_norm={clip_norm} positive")
+        if lr_scaling is not None and self.job.mode != Mode.MODE_SYNC:
+            raise SettingError(
+                "lr_scaling follows the joint batch of a synchronous round; without rounds every worker's batch is an update "
+                "of its own, whatever the number of workers: leave it out, or use mode=sync"
+            )
         check_supported(optimizer_class)
         # torch's own constructor judges the arguments and fills in the defaults.
-        parts = [model] if isinstance(model, torch.nn.Module) else list(model)
-        everything = itertools.chain.from_iterable(part.parameters() for part in parts)
-        template = optimizer_class(everything if params is None else params, **kwargs)
-        table = self._table(parts, template.param_groups, whole)
-        specification = optimizer_specification(optimizer_class, template.param_groups, template.defaults)
-        _prepare_codecs(self.job, table, specification)
-        if encode_on_device:
-            _warm_up_devices(self.job, table)
-        plan = make_plan(table.entries, self.job.num_shards, self.job.block_elements, grid_of(self.job))
+        given = GivenModel.of(model, whole)
+        template = optimizer_class(given.parameters() if params is None else params, **kwargs)
         settings = ReplicaSettings(
             accumulate=accumulate,
             clip_norm=clip_norm,
             num_encoder_threads=_num_encoder_threads(),
             encode_on_device=encode_on_device,
         )
-        rank = rank_model(table, plan, self._ranks, self.layout, parts)
-        replica = Replica(self._membership, rank, specification, settings)
-        try:
-            replica.start()
-        except BaseException:
-            replica.close()
-            raise
-        self._replica = replica
-        self._metrics.watch_residual(replica.encoder.residual_norm)
-        used = OptimizerParts(table, replica, self._ledger, self._recorder)
-        self._optimizer = RemoteOptimizer(template.param_groups, template.defaults, used)
-        return self._optimizer
+        parts = self._start(given, template, settings)
+        factor = None if lr_scaling is None else LearningRateFactor(lr_scaling)
+        optimizer = RemoteOptimizer(template.param_groups, template.defaults, parts, factor)
+        self._optimizer = optimizer
+        return optimizer
+
+    def local_updates(
+        self,
+        model: torch.nn.Module | Sequence[torch.nn.Module],
+        optimizer: torch.optim.Optimizer,
+        *,
+        every: int,
+        whole: torch.nn.Module | None = None,
+        outer_lr: float = 0.7,
+        outer_momentum: float = 0.9,
+        encode_on_device: bool = False,
+    ) -> LocalUpdates:
+        """Local SGD, DiLoCo: `every` steps of a local optimizer, then one push of how far they led.
+
+        The servers take (value last pulled - local value) for the gradient of SGD with Nesterov momentum. Rounds and clocks
+        count pushes. The first worker's model initialises the servers; every model holds their values on return.
+
+        Args:
+            model: as for `optimizer`, like `whole`.
+            optimizer: any torch optimizer over parameters of the model; its state stays on this worker.
+            every: local steps between two pushes.
+            outer_lr: learning rate of the servers; 1 with outer_momentum=0 averages the workers' values.
+            outer_momentum: of the servers; 0: none.
+            encode_on_device: as for `optimizer`.
+
+        Raises:
+            SettingError: a model or settings that cannot be trained this way.
+            PlanMismatchError, OptimizerMismatchError: other workers have another; names the first difference.
+        """
+        settings = OuterSettings(every=every, learning_rate=outer_lr, momentum=outer_momentum)
+        outer = settings.optimizer(optimizer)
+        replica_settings = ReplicaSettings(
+            num_encoder_threads=_num_encoder_threads(), early=False, encode_on_device=encode_on_device
+        )
+        parts = self._start(GivenModel.of(model, whole), outer, replica_settings)
+        local_updates = LocalUpdates(optimizer, outer, settings, parts)
+        self._optimizer = local_updates
+        return local_updates
+
+    def grad_scaler(self, device: str = "cuda", **settings: Any) -> torch.amp.GradScaler:
+        """A loss scaler for fp16: torch's own, or with several ranks one on whose verdict all of them agree.
+
+        `settings` are those of torch.amp.GradScaler. Every rank makes one, also a pipeline stage that computes no loss.
+        """
+        if self.num_ranks == 1:
+            return torch.amp.GradScaler(device, **settings)
+        return RankGradScaler(self._ranks, device, **settings)
 
     def share(
         self, data: "DataLoader[Any] | Dataset[Any]", *, batch_size: int | None = None, shuffle: bool = True
@@ -290,7 +297,7 @@ class Worker:
     def __enter__(self) -> "Worker":
         in_main_thread = threading.current_thread() is threading.main_thread()
         if in_main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            self._old_sigterm = signal.signal(signal.SIGTERM, _end_process)
+            self._old_sigterm = signal.signal(signal.SIGTERM, end_process)
         return self
 
     def __exit__(
@@ -299,9 +306,33 @@ class Worker:
         if self._old_sigterm is not None:
             signal.signal(signal.SIGTERM, self._old_sigterm)
             self._old_sigterm = None
-        self.close(_failure_text(error))
+        try:
+            if error is None and self._optimizer is not None:
+                self._optimizer.flush()
+        except BaseException as failure:
+            error = failure
+            raise
+        finally:
+            self.close(failure_text(error))
 
     # ---- inside ----
+
+    def _start(self, model: GivenModel, template: torch.optim.Optimizer, settings: ReplicaSettings) -> OptimizerParts:
+        """Enrols with a model and with what the servers run on it; the servers' values are in the model then."""
+        if self._replica is not None:
+            raise SettingError(
+                "this worker has an optimizer already; a job has one optimizer (give it all parameter groups)"
+            )
+        seat = Seat(self._membership, self._ranks, self.layout)
+        table, self._replica = start_replica(model, template, settings, seat)
+        self._metrics.watch_residual(self._replica.encoder.residual_norm)
+        return OptimizerParts(
+            table,
+            self._replica,
+            self._ledger,
+            self._recorder,
+            lambda: self._ranks.from_first(lambda: self.num_workers),
+        )
 
     def _data_calls(self) -> DataCalls:
         return DataCalls(
@@ -321,20 +352,13 @@ class Worker:
             self._come_back()
             return self._ranks.from_first(lambda: self._registrar.deal(request))
 
-    def _table(
-        self, parts: Sequence[torch.nn.Module], groups: Sequence[Mapping[str, Any]], whole: torch.nn.Module | None
-    ) -> ModelTable:
-        reading = self._ranks.together(lambda: read_model(parts, groups, whole))
-        facts = self._ranks.gather(reading.facts)
-        return reading.table(facts)
-
     def _come_back(self) -> None:
         """The lease ran out while user code was busy: everything dealt before is somebody else's now."""
-        self._ledger.forget_dealt()
-        if self._replica is None:
+        if self._optimizer is None:
+            self._ledger.forget_dealt()
             self._membership.rejoin()
         else:
-            self._replica.rejoin()
+            self._optimizer.rejoin()
 
     def _skip_step(self) -> bool:
         if self._optimizer is None:
@@ -342,11 +366,15 @@ class Worker:
         return self._optimizer.skip_step()
 
     def _out_of_data(self) -> None:
+        if self._optimizer is not None:
+            self._optimizer.flush()
         # Nobody else's round waits for this worker: with bounded staleness its clock would.
         if self.job.mode == Mode.MODE_BOUNDED:
             self._stop_counting()
 
     def _stop_counting(self) -> None:
+        if self._optimizer is not None:
+            self._optimizer.flush()
         if self._replica is not None:
             self._replica.pause()
 
@@ -356,38 +384,9 @@ class Worker:
             self._endpoint.close()
 
 
-def _prepare_codecs(job: JobSpecification, table: ModelTable, optimizer: OptimizerSpecification) -> None:
-    """Refuses codecs that do not go with model or optimizer, and compiles the others ahead of the first step."""
-    encoders = encoders_of(job)
-    check_overrides(encoders, table.entries[: table.num_parameters])
-    check_momentum(optimizer, encoders)
-    warn_of_bursts(optimizer, encoders)
-    for encoder in encoders.all:
-        encoder.warm_up()
-    warm_up(parse_codec(job.pull_codec))
-
-
-def _warm_up_devices(job: JobSpecification, table: ModelTable) -> None:
-    """Compiles device kernels ahead of the first step, for every device that holds a part of the model."""
-    for device in {tensor.device for tensor in table.held.values()}:
-        for encoder in encoders_of(job).all:
-            warm_up_on_device(encoder.codec, device)
-
-
 def _number(value: Any) -> float:
     return float(value.detach()) if isinstance(value, torch.Tensor) else float(value)
 
 
 def _num_encoder_threads() -> int:
     return max(1, min(MOST_ENCODER_THREADS, (os.cpu_count() or 1) // 2))
-
-
-def _failure_text(error: BaseException | None) -> str:
-    """What the registrar is told; a process that was asked to end has not failed."""
-    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0, 128 + signal.SIGTERM)):
-        return ""
-    return f"{type(error).__name__}: {error}"
-
-
-def _end_process(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)

@@ -224,8 +224,64 @@ def test_a_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
         ["quorum=1", "expected_workers=2"],
         ["push_codec=momentum:0.9+int8", "push_overrides.[ab].weight=dgc:0.9:10+topk:0.01+int8"],
         ["push_overrides.*.bias=fp32", "push_overrides.[ab].weight=threshold:1e+20+fp16"],
+        ["layouts=tp2,pp2xtp2", "tensor_splits.*.q.*=0", "tensor_splits.*.o.weight=1"],
     ],
 )
 def test_a_job_survives_being_handed_to_a_server_as_assignments(assignments: list[str]) -> None:
     job = load_job(None, assignments)
     assert load_job(None, job.assignments()) == job
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("layouts: [tp2, pp2xtp2]", ("tp2", "pp2xtp2")),
+        ("layouts: tp2, pp2xtp2", ("tp2", "pp2xtp2")),
+        ("layouts: [tp2xpp2, pp2xtp2, plain]", ("pp2xtp2", "plain")),
+        ("layouts:", ()),
+        ("layouts: []", ()),
+    ],
+)
+def test_layouts_are_a_list_of_canonical_texts_each_once(tmp_path: Path, text: str, expected: tuple[str, ...]) -> None:
+    job = load_job(job_file(tmp_path, text), [])
+    assert job.layouts == job.settings().layouts == expected
+
+
+def test_assigned_layouts_replace_those_of_the_file(tmp_path: Path) -> None:
+    path = job_file(tmp_path, "layouts: [tp2]")
+    assert load_job(path, ["layouts=fsdp4, tp4"]).layouts == ("fsdp4", "tp4")
+    assert load_job(path, ["layouts="]).layouts == ()
+
+
+def test_layouts_declared_later_come_behind_those_of_the_job() -> None:
+    assert load_job(None, ["layouts=tp4,tp2"]).declaring(["pp2", "tp2", "pp2"]).layouts == ("tp4", "tp2", "pp2")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("layouts: [tp2, tp2xtp2]", "`layouts`: layout 'tp2xtp2' is not `plain` or degrees joined by x"),
+        ("layouts: [2]", "`layouts` is [2]; it should be a list of layouts, for example [tp2, pp2xtp2]"),
+        ("layouts: {tp: 2}", "it should be a list of layouts"),
+        ("layouts: 0", "it should be a list of layouts"),
+        ("tensor_splits: [q]", "`tensor_splits` is ['q']; write a line `pattern: dimension`"),
+        ("tensor_splits: {q: rows}", "`tensor_splits.q` is 'rows'; it should be a dimension, for example 0"),
+        ("tensor_splits: {q: -1}", "`tensor_splits.q` is -1; it should be a dimension"),
+        ("tensor_splits: {q: true}", "`tensor_splits.q` is True; it should be a dimension"),
+        ("tensor_splits: {q: 0.5}", "`tensor_splits.q` is 0.5; it should be a dimension"),
+        ('tensor_splits: {"": 0}', "lacks a pattern"),
+    ],
+)
+def test_layouts_and_splits_that_cannot_be_meant_name_the_file(tmp_path: Path, text: str, sentence: str) -> None:
+    path = job_file(tmp_path, text)
+    with pytest.raises(SettingError) as refusal:
+        load_job(path, [])
+    assert str(refusal.value).startswith(str(path))
+    assert sentence in str(refusal.value)
+
+
+def test_tensor_splits_are_a_map_like_the_overrides(tmp_path: Path) -> None:
+    path = job_file(tmp_path, 'tensor_splits:\n  "*.q.*": 0\n  "*.o.weight": 1\n')
+    assert load_job(path, []).settings().tensor_splits == (("*.q.*", 0), ("*.o.weight", 1))
+    assigned = load_job(path, ["tensor_splits.*.q.*=null", "tensor_splits.wte.*=0"])
+    assert assigned.tensor_splits == (("wte.*", 0), ("*.o.weight", 1))

@@ -9,7 +9,7 @@ import pytest
 from pushpull.deploy.figures import figures_of
 from pushpull.deploy.job import Job
 from pushpull.deploy.progress import Pace, PlainDisplay, grouped, in_bytes, progress_line
-from pushpull.deploy.run import plain
+from pushpull.deploy.run import plain, show_status
 from pushpull.deploy.summary import RunEnd, WorkerEnd, count_failures, summary_object, summary_page
 from pushpull.protos.common_pb2 import JobSpecification, Mode
 from pushpull.protos.registrar_pb2 import JobStatus, ShardStatus, Summary, WorkerReport, WorkerStatus
@@ -38,7 +38,7 @@ def a_worker(
 
 
 def an_end(worker_id: int, pid: int, exit_status: int | None) -> WorkerEnd:
-    return WorkerEnd(worker_id=worker_id, pid=pid, exit_status=exit_status, how="ended somehow")
+    return WorkerEnd(worker_id=worker_id, pids=(pid,), exit_status=exit_status, how="ended somehow")
 
 
 def a_run(status: JobStatus | None, *, error: str | None = None, job: Job | None = None) -> RunEnd:
@@ -217,3 +217,60 @@ def test_overrides_of_the_push_codec_are_named() -> None:
     run = a_run(JobStatus(), job=Job(push_codec="int8", push_overrides=(("*.bias", "fp32"), ("embed*", "int4"))))
     assert summary_object(run)["push_overrides"] == {"*.bias": "fp32", "embed*": "int4"}
     assert "push int8, *.bias fp32, embed* int4, pull fp32" in summary_page(run)
+
+
+def two_ranks(worker_id: int = 0) -> WorkerStatus:
+    worker = a_worker(worker_id, state="active")
+    worker.layout = "tp2"
+    worker.ranks.add(bytes_pushed=1000, bytes_pulled=2000, peak_memory_bytes=3_000_000)
+    worker.ranks.add(bytes_pushed=10, bytes_pulled=20, peak_memory_bytes=30, peak_device_memory_bytes=4_000_000_000)
+    return worker
+
+
+def test_each_rank_of_a_worker_says_what_it_has_sent_received_and_used() -> None:
+    run = a_run(JobStatus(workers=[two_ranks()]))
+    (worker,) = summary_object(run)["workers"]
+    assert worker["layout"] == "tp2"
+    assert worker["ranks"][1] == {
+        "rank": 1,
+        "bytes_pushed": 10,
+        "bytes_pulled": 20,
+        "peak_memory_bytes": 30,
+        "peak_device_memory_bytes": 4_000_000_000,
+    }
+    lines = summary_page(run).splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("  worker 0"))
+    assert lines[first : first + 3] == [
+        "  worker 0   10 steps, 100 samples, tp2, 2 ranks",
+        "    rank 0   pushed 1.0 kB, pulled 2.0 kB, peak memory 3.0 MB",
+        "    rank 1   pushed 10 B, pulled 20 B, peak memory 30 B, 4.0 GB on its GPU",
+    ]
+
+
+def test_a_worker_of_one_rank_takes_one_line() -> None:
+    worker = a_worker(0)
+    worker.ranks.add(bytes_pushed=1000)
+    page = summary_page(a_run(JobStatus(workers=[worker])))
+    assert "  worker 0   10 steps, 100 samples\n" in page
+    assert "rank" not in page
+
+
+def test_every_rank_of_a_launched_worker_is_launched() -> None:
+    """The registrar knows a worker by one process id: whose, is the worker's matter."""
+    status = JobStatus(workers=[a_worker(0, pid=78, state="failed")], failures=1)
+    end = WorkerEnd(worker_id=0, pids=(77, 78), exit_status=-9, how="rank 1 was killed by SIGKILL")
+    assert count_failures(status, [end]) == 1
+
+
+def test_the_status_lists_the_ranks_of_workers_that_have_several(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = JobStatus(workers=[a_worker(0, state="active"), two_ranks(worker_id=1)])
+    monkeypatch.setattr("pushpull.deploy.run.newest_status", lambda client: seen)
+    show_status("127.0.0.1:1", as_json=False)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["1", "tp2", "0", "1.0", "kB", "2.0", "kB", "3.0", "MB", "-"] in rows
+    assert ["1", "tp2", "1", "10", "B", "20", "B", "30", "B", "4.0", "GB"] in rows
+    show_status("127.0.0.1:1", as_json=True)
+    ranks = json.loads(capsys.readouterr().out)["workers"][1]["ranks"]
+    assert [rank["bytes_pushed"] for rank in ranks] == [1000, 10]

@@ -120,19 +120,40 @@ class RawStream:
 
 
 class RawWorker:
-    """Joins, enrols, and exchanges with every shard."""
+    """Joins, enrols, and exchanges with every shard. One rank of its worker: the first joins, others are given what it
+    was answered. Blocks of a shard go to the ranks in turn.
+    """
 
-    def __init__(self, registrar: str, worker_id: int = -1, sizes: Sequence[int] = SIZES) -> None:
+    def __init__(
+        self,
+        registrar: str,
+        worker_id: int = -1,
+        sizes: Sequence[int] = SIZES,
+        num_ranks: int = 1,
+        first: "RawWorker | None" = None,
+    ) -> None:
         self._channel = grpc.insecure_channel(registrar)
         self.registrar = RegistrarStub(self._channel)
         self.sizes = sizes
-        join = self.registrar.Join(JoinRequest(worker_id=worker_id, role=Role.ROLE_TRAINER, host="test"))
+        self.rank, self.num_ranks = 0, num_ranks
+        request = JoinRequest(worker_id=worker_id, role=Role.ROLE_TRAINER, host="test", num_ranks=num_ranks)
+        join = self.registrar.Join(request) if first is None else first.join
+        self.join = join
         self.id, self.incarnation, self.job = join.worker_id, join.incarnation, join.job
         self.plan = plan_for(self.job.num_shards, sizes)
         self.streams: list[RawStream] = []
         self.values: dict[int, np.ndarray] = {}
         self.rounds: list[int] = [0] * self.job.num_shards
         self.step = 0
+
+    @classmethod
+    def of_ranks(cls, registrar: str, num_ranks: int, worker_id: int = -1) -> "list[RawWorker]":
+        """All ranks of one worker, by rank."""
+        first = cls(registrar, worker_id, num_ranks=num_ranks)
+        ranks = [first, *(cls(registrar, num_ranks=num_ranks, first=first) for _ in range(num_ranks - 1))]
+        for rank, worker in enumerate(ranks):
+            worker.rank = rank
+        return ranks
 
     @property
     def key(self) -> dict[str, int]:
@@ -148,6 +169,8 @@ class RawWorker:
             "plan_fingerprint": self.plan.fingerprint,
             **self.key,
         }
+        if self.num_ranks > 1:
+            fields |= {"rank": self.rank, "num_ranks": self.num_ranks, "blocks": self.blocks_of(number)}
         return Hello(**{**fields, **other})
 
     def open_streams(self) -> None:
@@ -162,7 +185,7 @@ class RawWorker:
             if answer.state == EnrolResponse.STATE_INITIALISE and not self.streams:
                 self.open_streams()
                 for shard, stream in enumerate(self.streams):
-                    blocks = self.blocks_of(shard)
+                    blocks = [number for number, block in enumerate(self.plan.blocks) if block.shard == shard]
                     frames = [encode("fp32", np.full(self.sizes[block], initial, dtype=np.float32)) for block in blocks]
                     stream.send(
                         initial_values=InitialValues(
@@ -185,13 +208,15 @@ class RawWorker:
         self.registrar.Pause(PauseRequest(**self.key))
 
     def heartbeat(self) -> None:
-        self.registrar.Heartbeat(HeartbeatRequest(**self.key))
+        self.registrar.Heartbeat(HeartbeatRequest(**self.key, rank=self.rank))
 
     def blocks_of(self, shard: int, pushed: bool = False) -> list[int]:
         return [
             number
             for number, block in enumerate(self.plan.blocks)
-            if block.shard == shard and (not pushed or self.plan.parameters[block.parameter].group >= 0)
+            if block.shard == shard
+            and number // self.job.num_shards % self.num_ranks == self.rank
+            and (not pushed or self.plan.parameters[block.parameter].group >= 0)
         ]
 
     def pull(self) -> None:
@@ -248,7 +273,7 @@ class RawWorker:
         return self.registrar.Status(JobStatusRequest())
 
     def leave(self, failure: str = "") -> None:
-        self.registrar.Leave(LeaveRequest(**self.key, failure=failure))
+        self.registrar.Leave(LeaveRequest(**self.key, failure=failure, rank=self.rank))
         self.close()
 
     def close(self) -> None:

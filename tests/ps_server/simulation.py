@@ -1,15 +1,14 @@
 """A whole cluster in one thread: the real cores, with every message in a queue that a seeded scheduler empties in any order.
 
-Messages between one pair keep their order, as on a stream. Faults repeat messages and cut streams; a cut loses everything
-under way in both directions, and the worker sends the same bytes again.
+Messages between one rank and one shard keep their order, as on a stream. Faults repeat messages and cut streams; a cut
+loses everything under way in both directions, and the rank sends the same bytes again.
 """
 
 import random
-from collections import deque
-from dataclasses import dataclass, field
 
 import numpy as np
 from raw_worker import encode, plan_for
+from simulated import Faults, Pulled, SimulatedShard, SimulatedStream, SimulatedWorker
 
 from pushpull.protos.common_pb2 import OptimizerSpecification, ParameterGroup
 from pushpull.protos.errors import FencedError
@@ -20,76 +19,22 @@ from pushpull.protos.registrar_pb2 import (
     InstallPlan,
     JoinRequest,
     PlanInstalled,
-    RegistrarOrder,
     Role,
-    RoundRecord,
     ShardReport,
     ViewInstalled,
     WorkerReport,
 )
-from pushpull.protos.shard_pb2 import Commit, Frames, Outcome, PullDone, Verdict
+from pushpull.protos.shard_pb2 import Commit, Frames, Hello, Outcome, Verdict
 from pushpull.ps_server.config import JobSettings
-from pushpull.ps_server.effects import AnswerPull, Effect, Job, Report, Run, Tell
+from pushpull.ps_server.effects import AnswerPull, Effect, Report, Run, Tell
 from pushpull.ps_server.job import job_message
+from pushpull.ps_server.keys import StreamKey
 from pushpull.ps_server.registrar import Registrar
 from pushpull.ps_server.shard import Shard
 
 
-@dataclass
-class Faults:
-    """How often things go wrong, as shares of the scheduler's turns."""
-
-    repeat: float = 0.0
-    cut: float = 0.0
-
-
-@dataclass
-class Pulled:
-    """One answered pull, for the history."""
-
-    worker: int
-    clock: int
-    smallest_clock: int
-    commits_sent: dict[int, int]
-
-
-@dataclass
-class SimulatedShard:
-    shard: Shard
-    orders: deque[RegistrarOrder] = field(default_factory=deque)
-    reports: deque[ShardReport] = field(default_factory=deque)
-    jobs: deque[Job] = field(default_factory=deque)
-    rounds: list[RoundRecord] = field(default_factory=list)
-
-    @property
-    def values(self) -> np.ndarray:
-        return self.shard.store.values.numpy()
-
-
-@dataclass
-class SimulatedWorker:
-    """Pushes `gradients[t]` in step t + 1 until it has none left; `speed` is its share of the scheduler's turns."""
-
-    id: int
-    incarnation: int
-    gradients: list[float]
-    speed: float = 1.0
-    up: list[deque[Frames | Commit]] = field(default_factory=list)
-    down: list[deque[Outcome | PullDone]] = field(default_factory=list)
-    step: int = 0
-    commits_sent: int = 0
-    outcomes: list[list[Outcome]] = field(default_factory=list)
-    waiting: set[int] = field(default_factory=set)
-    sent: list[tuple[Frames, Commit]] = field(default_factory=list)
-    rounds: list[int] = field(default_factory=list)
-
-    @property
-    def key(self) -> tuple[int, int]:
-        return self.id, self.incarnation
-
-
 class Simulation:
-    """`workers[i].gradients` are constants: every element of every block gets that gradient."""
+    """`workers[i].gradients` are constants: every element of every block gets that gradient. Worker i has `ranks[i]` ranks."""
 
     def __init__(
         self,
@@ -99,6 +44,7 @@ class Simulation:
         faults: Faults | None = None,
         num_shards: int = 2,
         num_samples: list[float] | None = None,
+        ranks: list[int] | None = None,
         **settings: object,
     ) -> None:
         self.random = random.Random(seed)
@@ -114,7 +60,8 @@ class Simulation:
         job = job_message(self.settings, "job", ["a"] * num_shards)
         install = InstallPlan(job=job, plan=self.plan, optimizer=self.optimizer)
         self.shards = [SimulatedShard(Shard(number, install)) for number in range(num_shards)]
-        self.workers = [self._join(number, values) for number, values in enumerate(gradients)]
+        ranks = ranks or [1] * len(gradients)
+        self.workers = [self._join(number, values, ranks[number]) for number, values in enumerate(gradients)]
         self._start()
 
     # ---- running ----
@@ -132,36 +79,49 @@ class Simulation:
         self._begin_steps()
         if self.faults.cut and self.random.random() < self.faults.cut:
             worker = self.random.choice(self.workers)
-            self._cut(worker, self.random.randrange(len(self.shards)))
+            self._cut(worker, self.random.choice(worker.streams))
         choices = []
         for number, shard in enumerate(self.shards):
             choices += [(self._order, (number,))] if shard.orders else []
             choices += [(self._report, (number,))] if shard.reports else []
             choices += [(self._run_job, (number,))] if shard.jobs else []
-            for worker in [*self.workers, *self.dead]:
-                choices += [(self._up, (worker, number))] if worker.up[number] else []
-                choices += [(self._down, (worker, number))] if worker.down[number] else []
+        for worker in [*self.workers, *self.dead]:
+            for stream in worker.streams:
+                choices += [(self._up, (worker, stream))] if stream.up else []
+                choices += [(self._down, (stream,))] if stream.down else []
         if choices:
             act, arguments = self.random.choice(choices)
             act(*arguments)
 
-    def kill(self, worker: SimulatedWorker) -> None:
-        """It says nothing any more; what it had sent may still arrive. Its lease runs out while the others beat."""
+    def kill(self, worker: SimulatedWorker, rank: int | None = None) -> None:
+        """A rank (None = all) says nothing any more; what it had sent may still arrive. The others beat on, but their worker
+        begins no step. Its lease runs out while everybody else's holds.
+        """
         self.workers.remove(worker)
         self.dead.append(worker)
-        for queued in worker.up:
-            for _ in range(self.random.randrange(len(queued) + 1)):
-                queued.pop()
+        worker.silent_ranks = set(range(worker.num_ranks)) if rank is None else {rank}
+        for stream in worker.streams:
+            if stream.rank in worker.silent_ranks:
+                for _ in range(self.random.randrange(len(stream.up) + 1)):
+                    stream.up.pop()
 
     def let_leases_run_out(self) -> None:
-        """Time passes, with a beat of every living worker in each tick."""
+        """Time passes, with a beat of every living rank in each tick."""
         end = self.now + self.settings.lease_seconds + 1
         while self.now < end:
             self.now += 0.1
-            for worker in self.workers:
-                self.registrar.heartbeat(self.now, *worker.key, WorkerReport())
+            for worker in [*self.workers, *self.dead]:
+                for rank in set(range(worker.num_ranks)) - worker.silent_ranks:
+                    self._beat(worker, rank)
             self.registrar.tick(self.now)
             self._take_orders()
+
+    def _beat(self, worker: SimulatedWorker, rank: int) -> None:
+        try:
+            self.registrar.heartbeat(self.now, *worker.key, WorkerReport(), rank)
+        except FencedError:
+            if worker not in self.dead:
+                raise
 
     def settle(self) -> None:
         """Delivers every order and report."""
@@ -179,19 +139,12 @@ class Simulation:
 
     # ---- start ----
 
-    def _join(self, number: int, gradients: list[float]) -> SimulatedWorker:
-        answer = self.registrar.join(self.now, JoinRequest(worker_id=number, role=Role.ROLE_TRAINER))
+    def _join(self, number: int, gradients: list[float], num_ranks: int) -> SimulatedWorker:
+        request = JoinRequest(worker_id=number, role=Role.ROLE_TRAINER, num_ranks=num_ranks)
+        answer = self.registrar.join(self.now, request)
         self._take_orders()
-        shards = len(self.shards)
-        return SimulatedWorker(
-            number,
-            answer.incarnation,
-            gradients,
-            up=[deque() for _ in range(shards)],
-            down=[deque() for _ in range(shards)],
-            outcomes=[[] for _ in range(shards)],
-            rounds=[0] * shards,
-        )
+        streams = [SimulatedStream(rank, shard) for rank in range(num_ranks) for shard in range(len(self.shards))]
+        return SimulatedWorker(number, answer.incarnation, gradients, num_ranks, streams=streams)
 
     def _start(self) -> None:
         for number in range(len(self.shards)):
@@ -210,9 +163,18 @@ class Simulation:
         self.settle()
         for worker in self.workers:
             assert self.registrar.activate(self.now, *worker.key, 0).open
-            for simulated in self.shards:
-                simulated.shard.state.welcome(worker.key)
+            for stream in worker.streams:
+                self.greet(worker, stream)
         self.settle()
+
+    def greet(self, worker: SimulatedWorker, stream: SimulatedStream) -> None:
+        """A rank opens its stream."""
+        shard = self.shards[stream.shard].shard
+        hello = Hello(worker_id=worker.id, incarnation=worker.incarnation, rank=stream.rank, num_ranks=worker.num_ranks)
+        if worker.num_ranks > 1:
+            ids = [block.block_id for block in shard.store.blocks]
+            hello.blocks.extend(block for block in ids if worker.owns(stream.rank, block, len(self.shards)))
+        shard.state.welcome(hello)
 
     def _enrol(self, worker: SimulatedWorker) -> EnrolResponse:
         request = EnrolRequest(
@@ -231,18 +193,25 @@ class Simulation:
                 self.begin_step(worker)
 
     def begin_step(self, worker: SimulatedWorker) -> None:
-        """Sends the next step to every shard."""
+        """Every rank sends its part of the next step to every shard."""
         value = worker.gradients[worker.step]
         worker.step += 1
         worker.commits_sent += 1
-        worker.waiting = set(range(len(self.shards)))
-        worker.sent = [self._messages(worker, number, value) for number in range(len(self.shards))]
-        for number, messages in enumerate(worker.sent):
-            worker.up[number].extend(messages)
+        round_number = max(stream.round for stream in worker.streams) + 1
+        for stream in worker.streams:
+            stream.waiting = True
+            stream.sent = self._messages(worker, stream, value, round_number)
+            stream.up.extend(stream.sent)
 
-    def _messages(self, worker: SimulatedWorker, number: int, value: float) -> tuple[Frames, Commit]:
-        store = self.shards[number].shard.store
-        blocks = [block for block in store.blocks if block.group >= 0]
+    def _messages(
+        self, worker: SimulatedWorker, stream: SimulatedStream, value: float, round_number: int
+    ) -> tuple[Frames, Commit]:
+        store = self.shards[stream.shard].shard.store
+        blocks = [
+            block
+            for block in store.blocks
+            if block.group >= 0 and worker.owns(stream.rank, block.block_id, len(self.shards))
+        ]
         encoded = [encode("fp32", np.full(block.num_elements, value, dtype=np.float32)) for block in blocks]
         frames = Frames(
             step=worker.step,
@@ -259,45 +228,45 @@ class Simulation:
             num_samples=self.num_samples[worker.id],
             scale=1.0,
             groups=self.optimizer.groups,
-            round=max(worker.rounds) + 1,
+            round=round_number,
         )
         return frames, commit
 
-    def _cut(self, worker: SimulatedWorker, number: int) -> None:
-        worker.up[number].clear()
-        worker.down[number].clear()
-        self.shards[number].shard.state.welcome(worker.key)
-        if number in worker.waiting:
-            worker.up[number].extend(worker.sent[number])
+    def _cut(self, worker: SimulatedWorker, stream: SimulatedStream) -> None:
+        stream.up.clear()
+        stream.down.clear()
+        self.greet(worker, stream)
+        if stream.waiting and stream.sent is not None:
+            stream.up.extend(stream.sent)
 
-    def _up(self, worker: SimulatedWorker, number: int) -> None:
+    def _up(self, worker: SimulatedWorker, stream: SimulatedStream) -> None:
         repeat = self.faults.repeat and self.random.random() < self.faults.repeat
-        message = worker.up[number][0] if repeat else worker.up[number].popleft()
+        message = stream.up[0] if repeat else stream.up.popleft()
         try:
-            self.deliver(worker, number, message)
+            self.deliver(worker, stream, message)
         except FencedError:
             if worker not in self.dead:
                 raise
 
-    def deliver(self, worker: SimulatedWorker, number: int, message: Frames | Commit) -> None:
-        """One message of a worker reaches a shard."""
-        shard = self.shards[number].shard
+    def deliver(self, worker: SimulatedWorker, stream: SimulatedStream, message: Frames | Commit) -> None:
+        """One message of a rank reaches a shard."""
+        shard = self.shards[stream.shard].shard
+        key = StreamKey(*worker.key, stream.rank)
         if isinstance(message, Commit):
-            self._carry_out(number, shard.state.commit(worker.key, message))
-        elif shard.state.admit(worker.key, message.step, message.attempt, message.blocks):
+            self._carry_out(stream.shard, shard.state.commit(key, message))
+        elif shard.state.admit(key, message.step, message.attempt, message.blocks):
             parsed = shard.parse(message.blocks, message.lengths, message.payload)
-            shard.state.stage(worker.key, message.step, message.attempt, parsed)
+            shard.state.stage(key, message.step, message.attempt, parsed)
 
-    def _down(self, worker: SimulatedWorker, number: int) -> None:
-        message = worker.down[number].popleft()
+    def _down(self, stream: SimulatedStream) -> None:
+        message = stream.down.popleft()
+        if stream.sent is None or message.step != stream.sent[1].step:
+            return
         if isinstance(message, Outcome):
-            if message.step == worker.step:
-                worker.outcomes[number].append(message)
-            return
-        if message.step != worker.step or number not in worker.waiting:
-            return
-        worker.rounds[number] = message.round
-        worker.waiting.discard(number)
+            stream.outcomes.append(message)
+        elif stream.waiting:
+            stream.round = message.round
+            stream.waiting = False
 
     # ---- servers ----
 
@@ -339,10 +308,11 @@ class Simulation:
                     simulated.reports.append(report)
                 case Run(job):
                     simulated.jobs.append(job)
-                case Tell(key, outcome):
-                    workers[key].down[number].append(outcome)
+                case Tell(keys, outcome):
+                    for key in keys:
+                        workers[key.worker].stream(key.rank, number).down.append(outcome)
                 case AnswerPull(ticket, done):
-                    workers[ticket.key].down[number].append(done)
+                    workers[ticket.key.worker].stream(ticket.key.rank, number).down.append(done)
                     sent = {worker.id: worker.commits_sent for worker in self.workers}
-                    pulled = Pulled(ticket.key[0], done.clock, done.smallest_clock, sent)
+                    pulled = Pulled(ticket.key.worker_id, done.clock, done.smallest_clock, sent)
                     self.history.append(pulled)

@@ -8,10 +8,11 @@ import pytest
 from pushpull.compression.error_feedback import ErrorFeedback
 from pushpull.protos.registrar_pb2 import Member
 from pushpull.ps_server.consistency import BoundedStaleness
+from pushpull.ps_server.leases import Leases
 from pushpull.ps_server.membership import Membership
 from pushpull.ps_server.rounds import PendingStep
 from pushpull.ps_server.shard_state import ShardState
-from pushpull.ps_server.steps import OpenStep, StepLedger
+from pushpull.ps_server.steps import OpenStep, Part, StepLedger
 
 Patch = pytest.MonkeyPatch
 
@@ -19,9 +20,9 @@ Patch = pytest.MonkeyPatch
 def dedupe_off(patch: Patch) -> None:
     """A settled step is taken for a new one."""
 
-    def begin(ledger: StepLedger, step: int, attempt: int) -> OpenStep:
-        ledger.open = ledger.open or OpenStep(step, attempt)
-        return ledger.open
+    def begin(ledger: StepLedger, step: int, rank: int, attempt: int) -> Part:
+        ledger.open = ledger.open or OpenStep(step)
+        return ledger.open.parts.setdefault(rank, Part(attempt))
 
     patch.setattr(StepLedger, "recorded", lambda ledger, step: None)
     patch.setattr(StepLedger, "begin", begin)
@@ -61,6 +62,23 @@ def close_before_staged(patch: Patch) -> None:
     patch.setattr(PendingStep, "complete", lambda step, num_shards: len(step.staged_on) >= 1)
 
 
+def commit_of_one_rank_completes_the_step(patch: Patch) -> None:
+    """A step counts as soon as any rank has committed its part."""
+    patch.setattr(OpenStep, "whole", lambda step, num_ranks: step.num_committed >= 1)
+    patch.setattr("pushpull.ps_server.shard_state.fault_of_whole", lambda step, pushed_ids, shares: None)
+
+
+def one_rank_keeps_the_lease(patch: Patch) -> None:
+    """A worker lives while any of its ranks does."""
+    original = Leases.renew
+
+    def renew(leases, incarnation, rank, now):
+        for other in range(8):
+            original(leases, incarnation, other, now)
+
+    patch.setattr(Leases, "renew", renew)
+
+
 def residual_swapped_at_send(patch: Patch) -> None:
     """The residual changes when a frame is made, not when its step is applied."""
     original_encode, original_commit = ErrorFeedback.encode, ErrorFeedback.commit
@@ -80,6 +98,8 @@ MUTANTS = (
     (bound_plus_one, invariants.staleness_bounded),
     (arrival_order_reduction, invariants.reduction_order_fixed),
     (close_before_staged, invariants.rounds_close_complete),
+    (commit_of_one_rank_completes_the_step, invariants.steps_hold_every_rank),
+    (one_rank_keeps_the_lease, invariants.a_silent_rank_ends_its_worker_alone),
     (residual_swapped_at_send, invariants.residual_telescopes),
 )
 

@@ -10,6 +10,7 @@ from pushpull.protos.shard_pb2 import ShardMessage
 from pushpull.ps_server.blocks import BlockStore, Bundle
 from pushpull.ps_server.config import JobSettings
 from pushpull.ps_server.publication import Publisher, publisher_for
+from pushpull.ps_server.shares import UNWANTED
 
 SIZES = (300, 700, 40, 64)
 
@@ -131,3 +132,61 @@ def test_differences_bring_the_followers_to_the_values() -> None:
         error = np.abs(follower.values[block.block_id] - store.array(block)).max()
         assert error < 0.05
     assert follower.num_bytes < 1.3 * sum(SIZES)
+
+
+class TestPartsOfABundle:
+    """A rank pulls its blocks: the same frames as everybody's, cut out."""
+
+    def frames(self, data: bytes) -> dict[int, tuple[int, bool, bytes]]:
+        """Version, whether it is a difference, and frame, by block."""
+        values = ShardMessage.FromString(data).values
+        ends = np.cumsum(values.lengths).tolist()
+        return {
+            block: (version, values.delta, values.payload[end - length : end])
+            for block, version, length, end in zip(values.blocks, values.versions, values.lengths, ends, strict=True)
+        }
+
+    @pytest.mark.parametrize("codec", every_pull_codec())
+    @pytest.mark.parametrize("places", [[0], [3], [1, 2], [0, 2], [0, 1, 2, 3]], ids=str)
+    def test_a_part_has_the_frames_of_the_whole(self, codec: str, places: list[int]) -> None:
+        generator = np.random.default_rng(0)
+        store = BlockStore(plan_for(1, SIZES), sgd(), 0, 1 << 20)
+        (bundle,) = store.bundles
+        publisher = publisher_for(JobSettings(pull_codec=codec), store)
+        publisher.publish_initial(bundle)
+        change(store, bundle, list(bundle), generator)
+        for held in (np.full(4, -1), np.zeros(4, dtype=np.int64)):
+            if held[0] == 0:
+                publisher.publish(bundle, list(bundle))
+            some = np.full(4, UNWANTED)
+            some[places] = held[places]
+            whole = self.frames(publisher.message(bundle, held))
+            part = self.frames(publisher.message(bundle, some))
+            assert part == {store.blocks[place].block_id: whole[store.blocks[place].block_id] for place in places}
+
+    @pytest.mark.parametrize("codec", ["fp32", "bf16"])
+    def test_of_whole_values_only_what_is_newer_is_cut_out(self, codec: str) -> None:
+        store = BlockStore(plan_for(1, SIZES), sgd(), 0, 1 << 20)
+        (bundle,) = store.bundles
+        publisher = publisher_for(JobSettings(pull_codec=codec), store)
+        publisher.publish_initial(bundle)
+        publisher.publish(bundle, change(store, bundle, [1, 2], np.random.default_rng(0)))
+        held = np.array([0, 0, 1, UNWANTED])
+        assert list(self.frames(publisher.message(bundle, held))) == [1]
+
+    def test_differences_go_to_who_holds_the_base_of_what_it_wants(self) -> None:
+        generator = np.random.default_rng(0)
+        store = BlockStore(plan_for(1, SIZES), sgd(), 0, 1 << 20)
+        (bundle,) = store.bundles
+        publisher = publisher_for(JobSettings(pull_codec="int8"), store)
+        publisher.publish_initial(bundle)
+        for _ in range(2):
+            publisher.publish(bundle, change(store, bundle, [0, 1], generator))
+
+        def is_delta(*held: int) -> set[bool]:
+            return {delta for _, delta, _ in self.frames(publisher.message(bundle, np.array(held))).values()}
+
+        assert is_delta(1, 1, 0, 0) == {True}
+        assert is_delta(1, UNWANTED, 0, UNWANTED) == {True}
+        assert is_delta(0, UNWANTED, 0, UNWANTED) == {False}
+        assert is_delta(0, 1, 0, 0) == {False}

@@ -86,19 +86,26 @@ def local_cluster(num_shards: int = 2, **settings: Any) -> Iterator[Cluster]:
         yield Cluster(servers)
 
 
-def launch_command(script: Path, *arguments: str, workers: int = 2, settings: Sequence[str] = ()) -> list[str]:
+def launch_command(
+    script: Path, *arguments: str, workers: int = 2, settings: Sequence[str] = (), options: Sequence[str] = ()
+) -> list[str]:
     """The command line of a cluster of processes on this machine."""
     sets = [word for setting in settings for word in ("--set", setting)]
     command = [sys.executable, "-m", "pushpull.deploy.cli", "launch", "--json", "--servers", "2"]
-    return [*command, "--workers", str(workers), *sets, str(script), *arguments]
+    return [*command, "--workers", str(workers), *options, *sets, str(script), *arguments]
 
 
 def launch(
-    script: Path, *arguments: str, workers: int = 2, settings: Sequence[str] = (), timeout_seconds: float = 110
+    script: Path,
+    *arguments: str,
+    workers: int = 2,
+    settings: Sequence[str] = (),
+    options: Sequence[str] = (),
+    timeout_seconds: float = 110,
 ) -> dict[str, Any]:
     """Runs a cluster of processes to its end; the summary object."""
     done = subprocess.run(
-        launch_command(script, *arguments, workers=workers, settings=settings),
+        launch_command(script, *arguments, workers=workers, settings=settings, options=options),
         capture_output=True,
         text=True,
         timeout=timeout_seconds,

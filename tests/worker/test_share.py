@@ -183,7 +183,7 @@ def test_leaving_the_loop_early_gives_the_rest_back_and_pauses() -> None:
     calls = Calls()
     for _ in epoch_of(calls, DataLedger()):
         break
-    assert calls.events == ["leave", "pause"]
+    assert calls.events == ["pause", "leave"]
 
 
 def test_what_cannot_be_addressed_by_index_is_strided() -> None:

@@ -32,6 +32,18 @@ class RankGradients:
         local = {entry: self.local(entry, gradient) for entry, gradient in gradients.items()}
         return self._reduction.reduce(local, {e: local_tensor(tensor) for e, tensor in self._parameters.items()})
 
+    @torch.no_grad()
+    def reduce_in_place(self, parameters: Mapping[int, torch.Tensor]) -> None:
+        """Writes what `reduced` gives into the parameters' own gradients. All ranks call it together."""
+        if self._reduction is None:
+            return
+        own = {entry: tensor.grad for entry, tensor in parameters.items() if tensor.grad is not None}
+        for entry, gradient in self.reduced(own).items():
+            parameter = parameters[entry]
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            local_tensor(parameter.grad).copy_(gradient)
+
     def local(self, entry: int, gradient: torch.Tensor) -> torch.Tensor:
         """See `local_gradient`: ranks that hold the entry may communicate here."""
         return local_gradient(gradient, self._parameters[entry])

@@ -52,14 +52,8 @@ def layout_with(num_ranks: int, declared: Sequence[str]) -> Layout:
     return fitting[0]
 
 
-def layout_mesh(layout: Layout, num_ranks: int) -> "DeviceMesh":
-    """The mesh of a worker's ranks. Every rank calls this together.
-
-    Raises:
-        SettingError: a worker of one process has no group to make a mesh of.
-    """
-    if num_ranks == 1:
-        raise SettingError("this worker has one process and no mesh; look at worker.num_ranks before using worker.mesh")
+def layout_mesh(layout: Layout) -> "DeviceMesh":
+    """The mesh of a worker's ranks. Every rank calls this together."""
     from torch.distributed.device_mesh import init_device_mesh
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,35 @@
+"""`pushpull worker` for a worker of several ranks: starts them on this machine and waits for them."""
+
+import sys
+import threading
+import time
+
+from .processes import Family
+from .stop_request import StopRequest
+from .worker_processes import GRACE_SECONDS, WorkerStart, start_worker
+
+_POLL_SECONDS = 0.05
+
+
+def run_ranks(start: WorkerStart) -> int:
+    """Runs the ranks to their end, their output on standard output; returns the exit status as a shell would say it.
+
+    That is the status of the first rank that failed, which takes the others with it.
+    """
+    lock = threading.Lock()
+
+    def write_line(line: str) -> None:
+        with lock:
+            print(line, file=sys.stdout, flush=True)
+
+    with StopRequest().installed() as stop, Family(write_line) as family:
+        worker = start_worker(family, start)
+        while not worker.tend():
+            if stop.signal_number is not None:
+                family.stop(worker.ranks, GRACE_SECONDS, lambda: stop.insists)
+                return 128 + stop.signal_number
+            time.sleep(_POLL_SECONDS)
+        status = worker.exit_status or 0
+    if status != 0:
+        print(f"pushpull: {worker.how_it_ended()}", file=sys.stderr, flush=True)
+    return 128 - status if status < 0 else status

@@ -1,0 +1,38 @@
+"""What each shard has said it has carried out. Pure; owned by the registrar."""
+
+from ..protos.registrar_pb2 import ShardStatus
+
+
+class Acknowledgements:
+    """Plans and views that shards have installed, and how each shard said it is."""
+
+    def __init__(self, num_shards: int) -> None:
+        self._views = dict.fromkeys(range(num_shards), 0)
+        self._without_plan = set(range(num_shards))
+        self._status: dict[int, ShardStatus] = {}
+
+    def plan_installed(self, shard: int) -> None:
+        """The shard has made its blocks."""
+        self._without_plan.discard(shard)
+
+    def view_installed(self, shard: int, number: int) -> None:
+        """The shard listens to the members of this view."""
+        self._views[shard] = max(self._views[shard], number)
+
+    def status(self, shard: int, status: ShardStatus) -> None:
+        """The shard's figures."""
+        self._status[shard] = status
+
+    @property
+    def first_without_plan(self) -> int | None:
+        return min(self._without_plan, default=None)
+
+    @property
+    def newest_common_view(self) -> int:
+        """Every shard has installed this view or a newer one."""
+        return min(self._views.values())
+
+    @property
+    def statuses(self) -> list[ShardStatus]:
+        """As last said, by shard."""
+        return [status for _, status in sorted(self._status.items())]

@@ -1,0 +1,74 @@
+"""Sends outcomes and values to ranks, and takes the time from question to answer. The engine's lock guards it."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..protos.shard_pb2 import Outcome, ShardMessage
+from .blocks import Bundle
+from .effects import AnswerPull, PullTicket, Tell
+from .keys import StreamKey
+from .metrics import ServerMetrics
+from .shard import Shard
+from .statistics import ShardStatistics
+from .streams import Streams
+
+
+class Answers:
+    """What goes down the streams of one shard. Callers hold `lock`; values are made later, without it."""
+
+    def __init__(self, streams: Streams, statistics: ShardStatistics, lock: threading.Lock) -> None:
+        self._streams = streams
+        self._statistics = statistics
+        self._metrics: ServerMetrics = statistics.metrics
+        self._lock = lock
+        self._asked_at: dict[StreamKey, float] = {}
+
+    def asked(self, key: StreamKey) -> None:
+        """A rank has committed or pulled."""
+        self._asked_at[key] = time.monotonic()
+
+    def tell(self, effect: Tell) -> None:
+        """Sends an outcome to every rank that is to know it."""
+        outcome = effect.outcome
+        if outcome.duplicate:
+            self._metrics.duplicates.inc()
+        else:
+            kind = Outcome.Kind.Name(outcome.kind).removeprefix("KIND_").lower()
+            self._metrics.pushes.labels(outcome=kind).inc()
+            asked = [self._asked_at[key] for key in effect.keys if key in self._asked_at]
+            if asked:
+                self._metrics.push_seconds.observe(time.monotonic() - min(asked))
+        message = ShardMessage(outcome=outcome).SerializeToString()
+        for key in effect.keys:
+            self._streams.send(key, message)
+
+    def answer(self, shard: Shard, effect: AnswerPull) -> None:
+        """Sends what a pull lacks, and its end."""
+        ticket = effect.ticket
+        waited = time.monotonic() - self._asked_at.pop(ticket.key, time.monotonic())
+        self._statistics.answered(effect.clock_lag, ticket.waited, waited)
+        self.send_bundles(shard, ticket, shard.store.bundles)
+        self._streams.send(ticket.key, ShardMessage(pull_done=effect.done).SerializeToString())
+
+    def send_bundles(self, shard: Shard, ticket: PullTicket, bundles: Sequence[Bundle]) -> None:
+        """Queues the bundles in which the ticket lacks a version."""
+        for bundle in bundles:
+            held = ticket.held[bundle.first : bundle.last]
+            newest = shard.store.versions[bundle.first : bundle.last]
+            if (held < newest).any():
+                self._streams.send(ticket.key, self._maker(shard, bundle, held.copy()))
+                np.maximum(held, newest, out=held)
+
+    def _maker(self, shard: Shard, bundle: Bundle, held: NDArray[np.int64]) -> Callable[[], bytes]:
+        def make() -> bytes:
+            with bundle.lock:
+                message = shard.publisher.message(bundle, held)
+            with self._lock:
+                self._statistics.pulled(len(message))
+            return message
+
+        return make

@@ -1,0 +1,103 @@
+"""The ledgers of all incarnations that a shard has heard of, and who may write in which. Pure."""
+
+from collections.abc import Iterator
+
+from ..protos.errors import BadRequestError
+from ..protos.shard_pb2 import Commit, Hello
+from .keys import Key, StreamKey
+from .membership import Membership
+from .shares import Share, Shares
+from .steps import OpenStep, StepLedger
+
+ENDED_LEDGERS_KEPT = 1024
+"""Incarnations that are live no more whose last outcome may still be asked for."""
+
+
+class Ledgers:
+    """One ledger for each incarnation of a worker, whatever its number of ranks.
+
+    Invariant: no two ranks of an incarnation own the same block.
+    """
+
+    def __init__(self, membership: Membership, shares: Shares) -> None:
+        self._membership = membership
+        self._shares = shares
+        self._ledgers: dict[Key, StepLedger] = {}
+
+    def __iter__(self) -> Iterator[StepLedger]:
+        return iter(self._ledgers.values())
+
+    def greet(self, hello: Hello) -> StepLedger:
+        """Takes in a rank that opens a stream, with what it says it owns.
+
+        Raises:
+            FencedError, UnknownIncarnationError: see `Membership.check`.
+            BadRequestError: the rank does not exist, or may not own these blocks; see `Shares.claim`.
+        """
+        worker, num_ranks = hello.worker_id, max(1, hello.num_ranks)
+        ledger = self._ledgers.get((worker, hello.incarnation))
+        if ledger is None:
+            self._membership.check(worker, hello.incarnation)
+            ledger = self._new((worker, hello.incarnation))
+        if num_ranks != ledger.num_ranks:
+            raise BadRequestError(
+                f"worker {worker} joined with num_ranks={ledger.num_ranks}, but its rank {hello.rank} says "
+                f"num_ranks={num_ranks}"
+            )
+        if hello.rank >= num_ranks:
+            raise BadRequestError(f"worker {worker} has num_ranks={num_ranks}; there is no rank {hello.rank}")
+        ledger.shares[hello.rank] = self._shares.claim(hello, ledger.shares)
+        self._ledgers[ledger.key] = ledger
+        return ledger
+
+    def of(self, key: StreamKey) -> tuple[StepLedger, Share]:
+        """The ledger that a rank writes in, and what it owns.
+
+        Raises:
+            FencedError, UnknownIncarnationError, BadRequestError: it has not said Hello, or may not any more.
+        """
+        ledger = self._ledgers.get(key.worker)
+        share = ledger.shares.get(key.rank) if ledger is not None else None
+        if ledger is None or share is None:
+            self._membership.check(*key.worker)
+            raise BadRequestError("frames, commits and pulls come after Hello")
+        return ledger, share
+
+    def find(self, key: Key) -> StepLedger | None:
+        return self._ledgers.get(key)
+
+    def obtain(self, key: Key) -> StepLedger:
+        """The ledger of a worker that the registrar named; it may have said nothing here yet."""
+        if key not in self._ledgers:
+            self._ledgers[key] = self._new(key)
+        return self._ledgers[key]
+
+    def last_step(self, key: Key) -> int:
+        """Newest settled step of a worker; 0 = none."""
+        ledger = self._ledgers.get(key)
+        return ledger.last_outcome.step if ledger is not None else 0
+
+    def whole_steps(self) -> list[tuple[StepLedger, OpenStep, Commit]]:
+        """Open steps that all ranks have committed, with what they committed as one worker."""
+        whole = []
+        for ledger in self:
+            step = ledger.open
+            if step is not None and step.whole(ledger.num_ranks) and step.commit is not None:
+                whole.append((ledger, step, step.commit))
+        return whole
+
+    def end_all_but(self, live: set[Key]) -> None:
+        """Forgets what others had staged and owned, unless it is being applied. Outcomes stay on record."""
+        ended = sorted(
+            (ledger for key, ledger in self._ledgers.items() if key not in live), key=lambda e: e.incarnation
+        )
+        for ledger in ended:
+            ledger.shares.clear()
+            if ledger.open is not None and not ledger.open.closing:
+                ledger.open = None
+        for ledger in ended[:-ENDED_LEDGERS_KEPT]:
+            if ledger.open is None:
+                del self._ledgers[ledger.key]
+
+    def _new(self, key: Key) -> StepLedger:
+        return StepLedger(*key, num_ranks=self._membership.num_ranks(*key))

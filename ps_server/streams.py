@@ -1,0 +1,79 @@
+"""The open streams of one shard: one for each rank of each worker. The engine's lock guards them."""
+
+from collections.abc import Iterable
+
+from ..protos.errors import OverBudgetError, PushpullError
+from ..protos.registrar_pb2 import WorkersAlive
+from .keys import Key, StreamKey
+from .metrics import ServerMetrics
+from .session import Sendable, Session
+
+
+class Streams:
+    """Sessions by stream, and who was heard of lately."""
+
+    def __init__(self, shard: int, most: int, metrics: ServerMetrics) -> None:
+        self._shard = shard
+        self._most = most
+        self._metrics = metrics
+        self._sessions: dict[StreamKey, Session] = {}
+        self._heard: set[tuple[int, int]] = set()
+
+    def open(self, key: StreamKey) -> Session:
+        """A new session; an older one of the same rank ends.
+
+        Raises:
+            OverBudgetError: there are too many.
+        """
+        old = self._sessions.pop(key, None)
+        if old is not None:
+            old.end()
+        if len(self._sessions) >= self._most:
+            raise OverBudgetError(
+                f"shard {self._shard} serves {self._most} worker streams already, one for each rank of each worker; raise "
+                "max_workers, which counts streams"
+            )
+        session = self._sessions[key] = Session(key)
+        self.hear(key)
+        self._metrics.streams.set(len(self._sessions))
+        return session
+
+    def close(self, session: Session) -> None:
+        """The stream of a session is over."""
+        if self.is_current(session):
+            del self._sessions[session.key]
+        self._metrics.streams.set(len(self._sessions))
+
+    def is_current(self, session: Session) -> bool:
+        """Whether its rank has opened no other stream since."""
+        return self._sessions.get(session.key) is session
+
+    def send(self, key: StreamKey, message: Sendable) -> None:
+        """Sends to a rank, if it has a stream."""
+        session = self._sessions.get(key)
+        if session is not None:
+            session.send(message)
+
+    def dismiss(self, worker: Key, reason: PushpullError | None) -> None:
+        """Ends the streams of all ranks of an incarnation."""
+        for key in [key for key in self._sessions if key.worker == worker]:
+            self._sessions.pop(key).end(reason)
+
+    def end_all(self) -> None:
+        for session in self._sessions.values():
+            session.end()
+
+    def hear(self, key: StreamKey) -> None:
+        """A rank has sent something."""
+        self._heard.add((key.incarnation, key.rank))
+
+    def take_heard(self) -> WorkersAlive | None:
+        """Who has sent something since the last call; None for nobody."""
+        heard, self._heard = sorted(self._heard), set()
+        if not heard:
+            return None
+        return WorkersAlive(incarnations=_column(heard, 0), ranks=_column(heard, 1))
+
+
+def _column(pairs: Iterable[tuple[int, int]], column: int) -> list[int]:
+    return [pair[column] for pair in pairs]

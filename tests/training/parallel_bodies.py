@@ -1,0 +1,123 @@
+"""What ranks run in tests of parallel models. Every function here is a body of `rank_groups`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from parallel_gpt_layouts import Options, TrainingStep, build_parts
+from parallel_gpt_model import GPT, GPTShape
+from second_device import second_device
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+
+from pushpull.worker import connect
+from pushpull.worker.layout import DIMENSIONS, Layout, parse_layout
+from pushpull.worker.share import batch_weight, part_of
+
+LEARNING_RATE = 3e-3
+
+
+@dataclass(frozen=True)
+class Group:
+    """Ranks without a worker."""
+
+    layout: Layout
+    rank: int
+    mesh: Any = None
+
+
+def windows_of(step: int, num_windows: int, shape: GPTShape) -> torch.Tensor:
+    """The batch of a step, int64 [num_windows, context + 1]: numbers that grow by 1, 2 or 3, which can be learned."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    first = torch.randint(shape.vocabulary, (num_windows, 1), generator=generator)
+    stride = torch.randint(1, 4, (num_windows, 1), generator=generator)
+    return (first + stride * torch.arange(shape.context + 1)) % shape.vocabulary
+
+
+def gradients(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One step for each case {layout, shape, options, num_windows}: its loss and whole gradients by name, of this rank."""
+    dist.init_process_group("gloo")
+    return [_gradients(**case) for case in cases]
+
+
+def gradients_on_two_devices(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same where there is a second device."""
+    with second_device():
+        return gradients(cases)
+
+
+def _gradients(layout: str, shape: dict[str, Any], options: dict[str, Any], num_windows: int) -> dict[str, Any]:
+    found = parse_layout(layout)
+    ranks = Group(found, dist.get_rank(), init_device_mesh("cpu", found.degrees, mesh_dim_names=DIMENSIONS))
+    parts = build_parts(GPTShape(**shape), ranks, Options(**options))
+    place = found.data_rank(ranks.rank), found.num_data_ranks
+    first, size = part_of(num_windows, place)
+    windows = windows_of(0, num_windows, parts[0].shape)[first : first + size]
+    loss = TrainingStep(parts, ranks, Options(**options))(windows, batch_weight(num_windows, place))
+    held = {name: p for part in parts for name, p in part.named_parameters()}
+    num_held = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in held.values())
+    return {"loss": loss, "num_held": num_held, "gradients": {name: _whole(p.grad) for name, p in held.items()}}
+
+
+def _whole(gradient: torch.Tensor | None) -> torch.Tensor:
+    assert gradient is not None
+    return (gradient.full_tensor() if isinstance(gradient, DTensor) else gradient).cpu()
+
+
+def train(shape: dict[str, Any], options: dict[str, Any], num_steps: int, windows: tuple[int, int, int]) -> list[float]:
+    """The loss of each step. `windows`: (first, one past last) of the batch that are this worker's, and its size."""
+    first, last, num_windows = windows
+    settings = Options(**options)
+    with torch.device("meta"):
+        whole = GPT(GPTShape(**shape))
+    with connect() as worker:
+        parts = build_parts(whole.shape, worker, settings)
+        optimizer = worker.optimizer(parts, torch.optim.AdamW, whole=whole, lr=LEARNING_RATE)
+        step = TrainingStep(parts, worker, settings)
+        losses = []
+        for number in range(num_steps):
+            losses.append(step(windows_of(number, num_windows, whole.shape)[first:last]))
+            optimizer.step(num_samples=last - first)
+            optimizer.zero_grad()
+    return losses
+
+
+def train_locally(
+    shape: dict[str, Any], options: dict[str, Any], num_steps: int, num_windows: int, every: int
+) -> list[float]:
+    """The loss of each step of a worker that pushes every few of them, to servers that take its values over as they are."""
+    settings = Options(**options)
+    with torch.device("meta"):
+        whole = GPT(GPTShape(**shape))
+    with connect() as worker:
+        parts = build_parts(whole.shape, worker, settings)
+        inner = torch.optim.AdamW([p for part in parts for p in part.parameters()], lr=LEARNING_RATE, foreach=False)
+        optimizer = worker.local_updates(parts, inner, every=every, outer_lr=1.0, outer_momentum=0.0, whole=whole)
+        step = TrainingStep(parts, worker, settings)
+        losses = []
+        for number in range(num_steps):
+            losses.append(step(windows_of(number, num_windows, whole.shape)))
+            optimizer.step()
+            optimizer.zero_grad()
+    return losses
+
+
+def train_on_two_devices(**arguments: Any) -> list[float]:
+    """The same where there is a second device."""
+    with second_device():
+        return train(**arguments)
+
+
+def train_plain(shape: dict[str, Any], num_steps: int, num_windows: int) -> list[float]:
+    """In this process, without servers: the loss of each step."""
+    alone = Group(Layout(), 0)
+    (model,) = build_parts(GPTShape(**shape), alone, Options())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
+    step = TrainingStep([model], alone, Options())
+    losses = []
+    for number in range(num_steps):
+        losses.append(step(windows_of(number, num_windows, model.shape)))
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses

@@ -1,0 +1,37 @@
+"""Joining a job."""
+
+from collections.abc import Sequence
+
+from .config import worker_config
+from .worker import Worker
+
+
+def connect(
+    servers: str | Sequence[str] | None = None,
+    worker_id: int | None = None,
+    *,
+    metrics_listen: str | None = None,
+    patience_seconds: float = 60.0,
+    layout: str | None = None,
+    **expected: object,
+) -> Worker:
+    """Joins a job. What is not given comes from the environment that `pushpull launch` and `pushpull worker` set.
+
+    A worker of several processes (torchrun, `pushpull launch --layout`) calls this in each of them; torch.distributed is
+    initialised here unless it is already.
+
+    Args:
+        servers: host:port of each shard, shard 0 first, as a list or joined by commas. Shard 0 alone is enough.
+        worker_id: a number of this worker that stays the same over restarts; default: the smallest free one.
+        metrics_listen: host:port of the Prometheus endpoint.
+        patience_seconds: how long to try to reach shard 0.
+        layout: how the processes of this worker split the model, e.g. tp2 or pp2xtp2; default: the job's layout with that
+            many ranks.
+        expected: settings that the job must have, e.g. push_codec="int8"; a difference is refused.
+
+    Raises:
+        ServerUnreachableError: names the address.
+        SettingError: names the argument.
+    """
+    config = worker_config(servers, worker_id, metrics_listen, patience_seconds, layout)
+    return Worker(config, expected)

@@ -1,0 +1,266 @@
+"""Local updates: several optimizer steps on the worker, then a push of how far they led.
+
+Local SGD (Stich, "Local SGD Converges Fast and Communicates Little", arXiv:1805.09767) with the outer Nesterov optimizer of
+DiLoCo (Douillard et al., arXiv:2311.08105), which runs on the servers.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+import torch
+
+from ..protos.errors import NonFiniteError, SettingError
+from .loss_scaling import loss_scaling_of
+from .optimizer_values import group_numbers
+from .pulled_values import PulledValues
+from .recorded_steps import OptimizerParts, RecordedSteps, weight_of
+from .recorder import StepKind
+from .saved_state import STATE_KEY, load_memory, saved_state
+from .step_messages import StepRequest
+
+logger = logging.getLogger(__name__)
+
+WINDOW_KEY = "window"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OuterSettings:
+    """How often local progress is pushed, and what the servers make of it.
+
+    Raises:
+        SettingError: names the argument.
+    """
+
+    every: int
+    """Local steps of a window."""
+    learning_rate: float
+    momentum: float
+    """Nesterov's; 0: none."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise SettingError(f"every={self.every} must be at least 1: local steps between two pushes")
+        if not self.learning_rate > 0:
+            raise SettingError(f"outer_lr={self.learning_rate} must be positive; 1.0 with outer_momentum=0 averages")
+        if not 0 <= self.momentum < 1:
+            raise SettingError(f"outer_momentum={self.momentum} must be at least 0 and below 1")
+
+    def optimizer(self, inner: torch.optim.Optimizer) -> torch.optim.SGD:
+        """What the servers run on the parameters of `inner`. A template: it never steps here."""
+        parameters = [parameter for group in inner.param_groups for parameter in group["params"]]
+        return torch.optim.SGD(parameters, lr=self.learning_rate, momentum=self.momentum, nesterov=self.momentum > 0)
+
+
+@dataclass
+class Window:
+    """Local steps since the last push."""
+
+    num_steps: int = 0
+    num_samples: float = 0.0
+    touched: set[int] = field(default_factory=set)
+    """Plan entries that had a gradient in any of them."""
+    counts: bool = False
+    """Others wait for this worker since the first of them."""
+
+
+class LocalUpdates(torch.optim.Optimizer):
+    """Steps a local optimizer, and in every `every`-th `step()` pushes (value last pulled - local value) and pulls.
+
+    It shares `param_groups` and `state` with the local optimizer, so schedulers and `GradScaler` work on either of them;
+    use this one in the training loop. Parameters hold local values between pushes, and the servers' values after one.
+    Memory: FP32 copies of the parameters (4 bytes an element), besides what the local optimizer keeps.
+
+    A parameter without any gradient in a window is absent from its push: if it is for all workers, the outer momentum does
+    not move it. Buffers stay local.
+    """
+
+    # torch.amp.GradScaler then calls step() in every iteration: an overflow counts as a step of the window, so that
+    # workers push at the same time.
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self, inner: torch.optim.Optimizer, outer: torch.optim.SGD, settings: OuterSettings, parts: OptimizerParts
+    ) -> None:
+        super().__init__(inner.param_groups, inner.defaults)
+        self.inner = inner
+        self._outer = outer
+        self._every = settings.every
+        self._replica = parts.replica
+        self._ledger = parts.ledger
+        self._steps = RecordedSteps(parts)
+        self._optimised = {
+            index: tensor for index, tensor in parts.table.held.items() if parts.table.entries[index].group >= 0
+        }
+        self._pulled = PulledValues(self._optimised)
+        self._window = Window()
+        self._samples_seen = 0.0
+        self._share_state()
+
+    @property
+    def outer_lr(self) -> float:
+        """Learning rate of the outer optimizer: what it is at a push is what the servers use."""
+        return float(self._outer.param_groups[0]["lr"])
+
+    @outer_lr.setter
+    def outer_lr(self, value: float) -> None:
+        self._outer.param_groups[0]["lr"] = value
+
+    @property
+    def num_pending(self) -> int:
+        """Local steps that are not pushed yet."""
+        return self._window.num_steps
+
+    @overload
+    def step(self, closure: None = None, *, num_samples: float | None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float], *, num_samples: float | None = None) -> float: ...
+
+    def step(self, closure: Callable[[], float] | None = None, *, num_samples: float | None = None) -> float | None:
+        """One local step; the last one of a window also pushes and pulls.
+
+        `num_samples` is the weight of this local step, as in `RemoteOptimizer.step`; a push has the sum of its window.
+        The first step of a window makes this worker count if it did not. If the servers have newer values then, they are
+        in the model on return, and the gradient of the old ones is dropped.
+
+        Raises:
+            NonFiniteError: local training went astray; the model holds the servers' values again.
+            RefusedError: a server refused the push; nothing changed there, and the window is lost.
+        """
+        if not self._window.counts and self._values_replaced() and closure is None:
+            return None
+        weight = self._weight(num_samples)
+        scaling = loss_scaling_of(self)
+        loss = None
+        if scaling.overflow:
+            weight = 0.0
+        if weight > 0:
+            self._multiply_gradients(scaling.factor)
+            if closure is None:
+                self._replica.reduce_in_place(self._optimised)
+            loss = self.inner.step() if closure is None else self.inner.step(closure)
+            self._window.touched.update(i for i, tensor in self._optimised.items() if tensor.grad is not None)
+        self._window.num_steps += 1
+        self._window.num_samples += weight
+        if self._window.num_steps >= self._every:
+            self._push()
+        return loss
+
+    def flush(self) -> None:
+        """Pushes local progress that is not pushed yet, as a shorter window, and pulls; does nothing if there is none."""
+        if self._window.num_steps:
+            self._push()
+
+    def skip_step(self) -> bool:
+        """Without data: pushes what there is, or takes part in the next round, or clock; False if nothing new was pulled."""
+        received = self._steps.bytes_received
+        self._push()
+        return self._steps.bytes_received > received
+
+    def rejoin(self) -> None:
+        """The lease ran out while user code was busy: everything dealt before is somebody else's now."""
+        self._ledger.forget_dealt()
+        self._replica.rejoin()
+        self._begin_window()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.inner.zero_grad(set_to_none)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Groups are fixed for the job once the servers know the model."""
+        if hasattr(self, "_replica"):
+            raise SettingError(
+                "the parameters are fixed for the whole job; give all of them to the optimizer for worker.local_updates()"
+            )
+        super().add_param_group(param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The local optimizer's; under `pushpull` what this worker's encoders remember, its clock, job and open window.
+
+        An open window holds its local progress, FP32, as large as the parameters; right after a push there is none.
+        """
+        state: dict[str, Any] = self.inner.state_dict()
+        window = {
+            "num_steps": self._window.num_steps,
+            "num_samples": self._window.num_samples,
+            "differences": self._pulled.differences(self._window.touched),
+        }
+        state[STATE_KEY] = saved_state(self._replica) | {WINDOW_KEY: window}
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restores the local optimizer, what encoders remember, and an open window on top of the servers' values."""
+        self.inner.load_state_dict({key: value for key, value in state_dict.items() if key != STATE_KEY})
+        self._share_state()
+        if load_memory(self._replica, state_dict):
+            window = state_dict[STATE_KEY].get(WINDOW_KEY, {"num_steps": 0, "num_samples": 0.0, "differences": {}})
+            self._pulled.restore(())
+            self._pulled.subtract(window["differences"])
+            self._window = Window(window["num_steps"], window["num_samples"], set(window["differences"]))
+
+    def detach(self) -> None:
+        """Forgets local progress: nothing is pushed any more."""
+        self._window = Window()
+
+    # ---- inside ----
+
+    def _share_state(self) -> None:
+        """One set of groups and state, whichever of the two optimizers a scheduler or scaler holds."""
+        self.param_groups = self.inner.param_groups
+        self.state = self.inner.state
+
+    def _values_replaced(self) -> bool:
+        """Sees to it that this worker counts while it trains: asked once in a window. True if that brought other values."""
+        kind = self._replica.activate()
+        if kind is None:
+            self._window.counts = True
+            return False
+        if self._window.num_steps:
+            logger.warning("%d local steps are lost", self._window.num_steps)
+        self._steps.settle(kind, self._ledger.take())
+        self._begin_window()
+        return True
+
+    def _begin_window(self) -> None:
+        """The model holds the servers' values."""
+        self._window = Window()
+        self._samples_seen = self._ledger.num_samples
+        self._pulled.note()
+
+    def _weight(self, num_samples: float | None) -> float:
+        given_out = self._ledger.num_samples - self._samples_seen
+        self._samples_seen = self._ledger.num_samples
+        return weight_of(num_samples, given_out)
+
+    def _multiply_gradients(self, factor: float) -> None:
+        if factor != 1.0:
+            for tensor in self._optimised.values():
+                if tensor.grad is not None:
+                    tensor.grad.mul_(factor)
+
+    def _push(self) -> StepKind:
+        """A push of the window, or a skip without one. The window is over, whatever becomes of it."""
+        window, data = self._window, self._ledger.take()
+        request = StepRequest(
+            # Blocks of which the servers have nothing newer are not pulled again: the values before must be there.
+            gradients=self._pulled.restore(window.touched),
+            groups=group_numbers(self._outer.param_groups, self._outer.defaults),
+            num_samples=window.num_samples,
+            lots=[lot.id for lot in data.lots],
+            skip=window.num_samples == 0,
+            reduced=True,
+        )
+        try:
+            kind = self._steps.take(request, data)
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"{window.num_steps} local steps led to values that are not finite ({error}); they are dropped. Lower the "
+                "learning rate, and make the optimizer anew: its state may not be finite either"
+            ) from error
+        finally:
+            self._begin_window()
+        if kind.drops_gradient:
+            logger.warning("%d local steps are lost: the push was %s", window.num_steps, kind.value)
+        return kind

@@ -1,0 +1,51 @@
+"""How far local training has come from the values that were pulled last."""
+
+from collections.abc import Collection, Mapping
+
+import torch
+
+
+class PulledValues:
+    """The values pulled last, beside the live tensors that local steps change. Owned by the training thread.
+
+    Keeps one FP32 number for each element, on the tensors' devices. The same memory holds the differences while they are
+    pushed: the tensors themselves have the pulled values then.
+    """
+
+    def __init__(self, tensors: Mapping[int, torch.Tensor]) -> None:
+        """`tensors` by plan entry, in which the servers' values lie now."""
+        self._tensors = dict(tensors)
+        self._kept = {entry: tensor.detach().float().clone() for entry, tensor in self._tensors.items()}
+
+    @torch.no_grad()
+    def note(self) -> None:
+        """New values were pulled into the tensors."""
+        for entry, tensor in self._tensors.items():
+            self._kept[entry].copy_(tensor)
+
+    @torch.no_grad()
+    def restore(self, entries: Collection[int]) -> dict[int, torch.Tensor]:
+        """Puts the pulled values back into all tensors; (pulled - local), FP32, of these entries.
+
+        What is returned lies in this object's memory: it is valid until `note`, which must come next.
+        """
+        differences = {}
+        for entry, tensor in self._tensors.items():
+            kept = self._kept[entry]
+            local = tensor.clone()
+            tensor.copy_(kept)
+            if entry in entries:
+                differences[entry] = kept.sub_(local.to(kept))
+        return differences
+
+    @torch.no_grad()
+    def differences(self, entries: Collection[int]) -> dict[int, torch.Tensor]:
+        """(pulled - local), FP32, of these entries: copies."""
+        return {entry: self._kept[entry] - self._tensors[entry].to(self._kept[entry]) for entry in entries}
+
+    @torch.no_grad()
+    def subtract(self, differences: Mapping[int, torch.Tensor]) -> None:
+        """Brings the tensors as far from the pulled values as they were when these differences were taken."""
+        for entry, difference in differences.items():
+            kept = self._kept[entry]
+            self._tensors[entry].copy_(kept - difference.to(kept))

@@ -1,0 +1,107 @@
+"""Steps of a replica as every optimizer here takes them: timed, counted, and with their data settled."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from ..protos.common_pb2 import ParameterGroup
+from ..protos.errors import SettingError
+from .data_ledger import DataLedger, DataTaken
+from .model_table import ModelTable
+from .recorder import Recorder, StepKind, StepSummary, StepTimes
+from .replica import Replica
+from .step_messages import StepRequest
+
+DEFAULT_NUM_SAMPLES = 1.0
+NO_DATA = DataTaken()
+
+
+@dataclass(frozen=True)
+class OptimizerParts:
+    """What an optimizer of this package works with; made by `Worker`."""
+
+    table: ModelTable
+    replica: Replica
+    ledger: DataLedger
+    recorder: Recorder
+    num_workers: Callable[[], int]
+    """In the job at this moment, the same on every rank."""
+
+
+class RecordedSteps:
+    """Takes steps one after the other. Used by the training thread."""
+
+    def __init__(self, parts: OptimizerParts) -> None:
+        self._replica = parts.replica
+        self._ledger = parts.ledger
+        self._recorder = parts.recorder
+        self._step_ended_at: float | None = None
+        self._traffic = parts.replica.traffic()
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes of values so far."""
+        return self._replica.traffic()[1]
+
+    def take(self, request: StepRequest, data: DataTaken = NO_DATA) -> StepKind:
+        """One step of the replica; `data` is what it was computed from. Raises what `Replica.step` raises."""
+        kind = self._timed(request)
+        self.settle(kind, data)
+        return kind
+
+    def skip(self, groups: Sequence[ParameterGroup]) -> bool:
+        """Takes part in the next round, or clock, without data, and pulls; False if there was nothing new."""
+        received = self.bytes_received
+        self.take(StepRequest(gradients={}, groups=groups, num_samples=0.0, skip=True))
+        return self.bytes_received > received
+
+    def settle(self, kind: StepKind, data: DataTaken) -> None:
+        """What becomes of data whose step never reached the servers."""
+        if kind is StepKind.TOO_OLD:
+            self._ledger.use_again(data)
+        elif kind is StepKind.EXPIRED:
+            self._ledger.forget_dealt()
+
+    def _timed(self, request: StepRequest) -> StepKind:
+        replica, started = self._replica, time.perf_counter()
+        before = replace(replica.timings)
+        num_restaged = replica.num_restaged
+        kind = StepKind.REFUSED
+        try:
+            kind = replica.step(request)
+        finally:
+            now = replica.timings
+            traffic = replica.traffic()
+            pushed, pulled, resent = (b - a for a, b in zip(self._traffic, traffic, strict=True))
+            self._traffic = traffic
+            compute = 0.0 if self._step_ended_at is None else started - self._step_ended_at
+            self._step_ended_at = time.perf_counter()
+            self._recorder.step_ended(
+                StepSummary(
+                    kind=kind,
+                    num_samples=request.num_samples if kind is StepKind.APPLIED else 0.0,
+                    restaged=replica.num_restaged > num_restaged,
+                    times=StepTimes(
+                        compute=compute,
+                        encode=now.encode - before.encode,
+                        wait=now.wait - before.wait,
+                        decode=now.decode - before.decode,
+                    ),
+                    bytes_pushed=pushed,
+                    bytes_pulled=pulled,
+                    bytes_resent=resent,
+                )
+            )
+        return kind
+
+
+def weight_of(num_samples: float | None, given_out: float) -> float:
+    """The weight of a step: what user code says, else the samples that `worker.share()` gave, else 1.
+
+    Raises:
+        SettingError: not a finite number of at least 0.
+    """
+    weight = given_out or DEFAULT_NUM_SAMPLES if num_samples is None else float(num_samples)
+    if not 0 <= weight < float("inf"):
+        raise SettingError(f"num_samples={num_samples} must be a finite number of at least 0")
+    return weight

@@ -1,0 +1,14 @@
+"""What the caller of `worker.optimizer()` or `worker.local_updates()` chose."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaSettings:
+    """How a replica stages its steps."""
+
+    accumulate: int = 1
+    clip_norm: float | None = None
+    num_encoder_threads: int = 1
+    early: bool = True
+    encode_on_device: bool = False
