@@ -32,7 +32,7 @@ test-large: $(READY)
 
 # Minutes: what `pushpull plan` predicts beside what real processes count and need.
 test-plan: $(READY)
-	$(BIN)/pytest -m slow -s tests/training/test_plan_against_runs.py
+	$(BIN)/pytest -m slow -s tests/training/test_plan_against_runs.py tests/training/test_plan_of_ranks.py
 
 # Minutes: trains a small GPT with real servers several times.
 test-convergence: $(READY)
