@@ -78,7 +78,7 @@ class BlockStore:
         self.values = torch.zeros(start)
         self._array: NDArray[np.float32] = self.values.numpy()
         self.versions: NDArray[np.int64] = np.zeros(len(self.blocks), dtype=np.int64)
-        self.bundles = list(_bundles(self.blocks, bundle_elements))
+        self.bundles = list(bundles_of(self.blocks, bundle_elements))
         self.bundle_of = np.zeros(len(self.blocks), dtype=np.int64)
         for bundle in self.bundles:
             self.bundle_of[bundle.first : bundle.last] = bundle.number
@@ -147,7 +147,8 @@ class BlockStore:
             self.versions[position] += 1
 
 
-def _bundles(blocks: Sequence[OwnedBlock], bundle_elements: int) -> Iterator[Bundle]:
+def bundles_of(blocks: Sequence[OwnedBlock], bundle_elements: int) -> Iterator[Bundle]:
+    """Cuts a shard's blocks into bundles of at most so many elements, unless a single block is larger."""
     number, first = 0, 0
     for position, block in enumerate(blocks):
         if position > first and block.stop - blocks[first].start > bundle_elements:
