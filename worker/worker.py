@@ -281,6 +281,10 @@ class Worker:
 
     def close(self, failure: str = "") -> None:
         """Leaves the job; `failure` says what went wrong, if anything."""
+        self._close(failure, orderly=not failure)
+
+    def _close(self, failure: str, orderly: bool) -> None:
+        """Not orderly: the other ranks may be in the middle of something, and are not waited for."""
         if self._closed:
             return
         self._closed = True
@@ -288,9 +292,9 @@ class Worker:
             self._optimizer.detach()
         if self._replica is not None:
             self._replica.close()
-        if not failure:
+        if orderly:
             self._membership.say_goodbye()
-        self._ranks.close(failed=bool(failure))
+        self._ranks.close(orderly)
         self._membership.leave(failure)
         self._close_quietly()
 
@@ -313,7 +317,7 @@ class Worker:
             error = failure
             raise
         finally:
-            self.close(failure_text(error))
+            self._close(failure_text(error), orderly=error is None)
 
     # ---- inside ----
 

@@ -47,8 +47,8 @@ class Ranks(Protocol):
     def prepare(self, sets: Sequence[tuple[int, ...]]) -> None:
         """Announces the sets of ranks that `broadcast` and `add_up` will be called with, over the whole worker."""
 
-    def close(self, failed: bool) -> None:
-        """Ends the group; without a failure, behind the last call of every rank."""
+    def close(self, orderly: bool) -> None:
+        """Ends the group; in an orderly way: behind the last call of every rank."""
 
 
 class SoleRank:
@@ -81,5 +81,5 @@ class SoleRank:
     def prepare(self, sets: Sequence[tuple[int, ...]]) -> None:
         """Nobody else is there."""
 
-    def close(self, failed: bool) -> None:
+    def close(self, orderly: bool) -> None:
         """Nothing was opened."""

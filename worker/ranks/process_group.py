@@ -83,15 +83,15 @@ class ProcessGroupRanks:
         for ranks in sorted(set(sets) - self._groups.keys()):
             self._groups[ranks] = self._new_group(list(ranks))
 
-    def close(self, failed: bool) -> None:
+    def close(self, orderly: bool) -> None:
         """Leaves the default group too: `connect()` has opened it."""
         with contextlib.suppress(RankLostError):
-            if not failed:
+            if orderly:
                 self.sums([0.0])
                 # A thread of gloo that drops the last call's objects while the interpreter ends aborts the process.
                 time.sleep(LAST_CALLS_SECONDS)
         self._groups.clear()
-        if dist.is_initialized() and not failed:
+        if dist.is_initialized() and orderly:
             dist.destroy_process_group()
 
     def _new_group(self, ranks: list[int] | None) -> Any:
