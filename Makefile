@@ -10,11 +10,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := protos compression ps_server worker deploy benchmarks
 
-.PHONY: help demo test test-large test-convergence fuzz fuzz-coverage lint types protos links clean
+.PHONY: help demo test test-large test-plan test-convergence fuzz fuzz-coverage lint types protos links clean
 
 help:
 	@echo "make demo     train a small GPT with 2 servers and 2 workers on this machine"
 	@echo "make test     lint, type checks and all tests; make test-large: a model of 200 million parameters, minutes"
+	@echo "make test-plan  predicted bytes and memory beside those of real runs, minutes"
 	@echo "make test-convergence     local updates against a push every step, on a small GPT: minutes"
 	@echo "make fuzz     a million malformed frames, minutes; make fuzz-coverage: guided by coverage, needs atheris"
 	@echo "make lint     ruff only;  make types: mypy only;  make protos: regenerate the wire contract;  make clean"
@@ -28,6 +29,10 @@ test: lint types
 # Minutes, and about 14 GiB of memory: a model of 200 million parameters, tensors of 10^9 elements.
 test-large: $(READY)
 	$(BIN)/pytest -m slow -s tests/training/test_large_model.py tests/compression/test_huge_tensors.py
+
+# Minutes: what `pushpull plan` predicts beside what real processes count and need.
+test-plan: $(READY)
+	$(BIN)/pytest -m slow -s tests/training/test_plan_against_runs.py tests/training/test_plan_of_ranks.py
 
 # Minutes: trains a small GPT with real servers several times.
 test-convergence: $(READY)

@@ -50,6 +50,10 @@ class Codec(ABC):
     def frame_bound(self, num_elements: int) -> int:
         """Most bytes that a frame of `num_elements` may take; a multiple of four."""
 
+    def frame_least(self, num_elements: int) -> int:
+        """Fewest bytes that a frame of `num_elements` may take: with `frame_bound`, the band that a plan prints."""
+        return HEADER_BYTES
+
     @abstractmethod
     def dense(self) -> "DenseCodec":
         """The codec for small and one-dimensional tensors: this one, or the value codec of a sparse one."""
@@ -177,6 +181,9 @@ class DenseCodec(Codec):
 
     def frame_bound(self, num_elements: int) -> int:
         return HEADER_BYTES + self.section_bytes(num_elements)
+
+    def frame_least(self, num_elements: int) -> int:
+        return self.frame_bound(num_elements)
 
     def _encode(self, values: Floats, out: Bytes, seed: np.uint32, residual: Residual | None, memo: Memo | None) -> int:
         num_bytes = self.frame_bound(values.size)

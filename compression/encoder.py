@@ -47,6 +47,10 @@ class Memory(Protocol):
     def momentum(self) -> float:
         """Momentum that this memory applies on the worker, so that the servers must not; 0 for none."""
 
+    @property
+    def num_rows(self) -> int:
+        """float32 numbers remembered of each element; encoders keep two copies (see `BlockMemory`)."""
+
     def codecs(self, codec: Codec) -> tuple[Codec, ...]:
         """Every codec that frames may be written with over all steps; the last is `codec`.
 
@@ -71,6 +75,10 @@ class NoMemory:
     @property
     def momentum(self) -> float:
         return 0.0
+
+    @property
+    def num_rows(self) -> int:
+        return 0
 
     def codecs(self, codec: Codec) -> tuple[Codec, ...]:
         return (codec,)

@@ -56,6 +56,10 @@ class EncoderSpec:
         """Most bytes that a frame of `num_elements` may take, over all steps; a multiple of four."""
         return max(codec.frame_bound(num_elements) for codec in self.memory.codecs(self.codec))
 
+    def frame_least(self, num_elements: int) -> int:
+        """Fewest bytes that a frame of `num_elements` may take, over all steps."""
+        return min(codec.frame_least(num_elements) for codec in self.memory.codecs(self.codec))
+
     def dense(self) -> "EncoderSpec":
         """The same for small and one-dimensional tensors."""
         codec = self.codec.dense()

@@ -28,6 +28,10 @@ class WithErrorFeedback:
     def momentum(self) -> float:
         return 0.0
 
+    @property
+    def num_rows(self) -> int:
+        return 1
+
     def codecs(self, codec: Codec) -> tuple[Codec, ...]:
         if not codec.contract.admits_error_feedback:
             raise CodecError(

@@ -40,6 +40,10 @@ class WithMomentumCorrection:
         steps = f":{self.num_warm_up_steps}" if self.num_warm_up_steps else ""
         return f"dgc:{decimal(self.momentum)}{steps}"
 
+    @property
+    def num_rows(self) -> int:
+        return 2
+
     def codecs(self, codec: Codec) -> tuple[Codec, ...]:
         if not is_sparse(codec):
             raise CodecError(
@@ -80,6 +84,10 @@ class WithLocalMomentum:
     @property
     def spec(self) -> str:
         return f"momentum:{decimal(self.momentum)}"
+
+    @property
+    def num_rows(self) -> int:
+        return 1
 
     def codecs(self, codec: Codec) -> tuple[Codec, ...]:
         if is_sparse(codec):

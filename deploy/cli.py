@@ -180,6 +180,25 @@ def status(servers: Servers, as_json: AsJson = False) -> None:
     show_status(servers.split(",")[0].strip(), as_json)
 
 
+@app.command()
+def plan(
+    job: Annotated[Path | None, typer.Argument(metavar="JOB", help="Job file (YAML).", show_default=False)] = None,
+    cluster: Annotated[
+        Path | None, typer.Option("--cluster", help="Description of the machines; default: cluster.yaml beside JOB.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="FILE.py:FUNCTION", help="Makes the model; wins over the cluster's."),
+    ] = None,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict layouts, bytes, memory and step time of a job, without starting anything."""
+    from .planning.command import show_plan
+
+    show_plan(job, sets or [], cluster, model, as_json)
+
+
 @bench.command("exchange", context_settings={"ignore_unknown_options": True, "help_option_names": []})
 def bench_exchange(arguments: Arguments = None) -> None:
     """Compare push + optimizer + pull with gloo all-reduce."""

@@ -58,6 +58,9 @@ class Job(BaseModel):
         description='Other push codecs for parameters by name: `{"*.bias": fp32}`; the first pattern that matches wins.',
     )
     pull_codec: str = Field(default=JobSettings.pull_codec, description="How parameters travel: fp32, bf16, ...")
+    optimizer_state: Literal["fp32", "int8"] = Field(
+        default="fp32", description="How servers keep the moments of the optimizer: fp32, or int8 for 8 bits each."
+    )
     block_elements: int | None = Field(
         default=JobSettings.block_elements,
         ge=1,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..protos.errors import PushpullError, ServerUnreachableError
 from ..protos.registrar_pb2 import JobStatus
-from .environment import server_environment
+from .environment import process_environment
 from .job import Job
 from .processes import Child, Family, pushpull_command
 from .progress import Display
@@ -102,7 +102,7 @@ class Launcher:
             command += ["--registrar", self._addresses[0]]
         try:
             server = self._family.start(
-                f"server {shard}", command, server_environment(self._num_processes), pass_fds=(writing,)
+                f"server {shard}", command, process_environment(self._num_processes), pass_fds=(writing,)
             )
         finally:
             os.close(writing)

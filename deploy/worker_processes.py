@@ -5,7 +5,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .environment import device_variables, rank_variables, worker_environment
+from .environment import device_variables, process_environment, rank_variables
 from .processes import Child, Family, Stopping, pushpull_command
 from .worker_shape import WorkerShape
 
@@ -111,7 +111,7 @@ def start_worker(family: Family, start: WorkerStart) -> WorkerProcesses:
     command += [] if start.worker_id is None else ["--id", str(start.worker_id)]
     command += [] if start.shape.layout is None else ["--layout", start.shape.layout]
     command += ["--metrics-listen", start.metrics_listen or "", "--guard-fd", str(family.guard_fd), *start.script]
-    environment = worker_environment(start.num_processes) | device_variables(start.first_process)
+    environment = process_environment(start.num_processes) | device_variables(start.first_process)
     num_ranks = start.shape.num_ranks
     meeting_place = open_meeting_place() if num_ranks > 1 else None
     ranks = []

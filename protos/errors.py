@@ -28,6 +28,7 @@
     │   └── RankLostError              its process is gone or does not answer
     ├── ServerUnreachableError         nobody answered at this address for as long as patience lasts
     ├── ServerLostError                the shard came back without its state
+    ├── DoesNotFitError                a plan that needs more than the machines have; names what would fit
     └── PortInUseError                 the address to listen on is taken
 
 Only errors in `CODES` travel. `code_of` and `error_of` translate; `STATUS_OF` says which gRPC status carries a code when
@@ -149,6 +150,10 @@ class ServerUnreachableError(PushpullError):
 
 class ServerLostError(PushpullError):
     """The shard came back without its state."""
+
+
+class DoesNotFitError(PushpullError):
+    """A plan that needs more than the machines have."""
 
 
 class PortInUseError(PushpullError):

@@ -20,12 +20,22 @@ def join_payload(field: int, head: bytes, payload_field: int, payload: memoryvie
     is copied once, to a position that is a multiple of `ALIGNMENT`: readers may use it where it lies. A padding field in
     front of it makes up what is missing.
     """
-    payload_head = _tag(payload_field) + _varint(payload.nbytes)
+    return b"".join((_front(field, head, payload_field, payload.nbytes), payload))
+
+
+def joined_bytes(field: int, head: bytes, payload_field: int, num_payload_bytes: int) -> int:
+    """Length of what `join_payload` would make of a payload of this size."""
+    return len(_front(field, head, payload_field, num_payload_bytes)) + num_payload_bytes
+
+
+def _front(field: int, head: bytes, payload_field: int, num_payload_bytes: int) -> bytes:
+    """Everything in front of the payload: of a length that is a multiple of `ALIGNMENT`."""
+    payload_head = _tag(payload_field) + _varint(num_payload_bytes)
     for padding in _PADDINGS:
-        size = len(head) + len(padding) + len(payload_head) + payload.nbytes
+        size = len(head) + len(padding) + len(payload_head) + num_payload_bytes
         front = b"".join((_tag(field), _varint(size), head, padding, payload_head))
         if len(front) % ALIGNMENT == 0:
-            return b"".join((front, payload))
+            return front
     raise AssertionError("one of the paddings fits")
 
 

@@ -429,7 +429,7 @@ class RoundRecord(_message.Message):
     def __init__(self, round: _Optional[int] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[_common_pb2.ParameterGroup, _Mapping]]] = ...) -> None: ...
 
 class ShardReport(_message.Message):
-    __slots__ = ("hello", "plan_installed", "view_installed", "initialised", "staged", "refused", "settled", "alive", "status")
+    __slots__ = ("hello", "plan_installed", "view_installed", "initialised", "staged", "refused", "settled", "alive", "status", "norms")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     PLAN_INSTALLED_FIELD_NUMBER: _ClassVar[int]
     VIEW_INSTALLED_FIELD_NUMBER: _ClassVar[int]
@@ -439,6 +439,7 @@ class ShardReport(_message.Message):
     SETTLED_FIELD_NUMBER: _ClassVar[int]
     ALIVE_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    NORMS_FIELD_NUMBER: _ClassVar[int]
     hello: ShardHello
     plan_installed: PlanInstalled
     view_installed: ViewInstalled
@@ -448,7 +449,8 @@ class ShardReport(_message.Message):
     settled: StepSettled
     alive: WorkersAlive
     status: ShardStatus
-    def __init__(self, hello: _Optional[_Union[ShardHello, _Mapping]] = ..., plan_installed: _Optional[_Union[PlanInstalled, _Mapping]] = ..., view_installed: _Optional[_Union[ViewInstalled, _Mapping]] = ..., initialised: _Optional[_Union[Initialised, _Mapping]] = ..., staged: _Optional[_Union[StepStaged, _Mapping]] = ..., refused: _Optional[_Union[StepRefused, _Mapping]] = ..., settled: _Optional[_Union[StepSettled, _Mapping]] = ..., alive: _Optional[_Union[WorkersAlive, _Mapping]] = ..., status: _Optional[_Union[ShardStatus, _Mapping]] = ...) -> None: ...
+    norms: BlockNorms
+    def __init__(self, hello: _Optional[_Union[ShardHello, _Mapping]] = ..., plan_installed: _Optional[_Union[PlanInstalled, _Mapping]] = ..., view_installed: _Optional[_Union[ViewInstalled, _Mapping]] = ..., initialised: _Optional[_Union[Initialised, _Mapping]] = ..., staged: _Optional[_Union[StepStaged, _Mapping]] = ..., refused: _Optional[_Union[StepRefused, _Mapping]] = ..., settled: _Optional[_Union[StepSettled, _Mapping]] = ..., alive: _Optional[_Union[WorkersAlive, _Mapping]] = ..., status: _Optional[_Union[ShardStatus, _Mapping]] = ..., norms: _Optional[_Union[BlockNorms, _Mapping]] = ...) -> None: ...
 
 class ShardHello(_message.Message):
     __slots__ = ("shard", "address", "epoch", "last_sequence")
@@ -542,19 +544,47 @@ class WorkersAlive(_message.Message):
     ranks: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, incarnations: _Optional[_Iterable[int]] = ..., ranks: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class BlockNorms(_message.Message):
+    __slots__ = ("shard", "round", "blocks", "weight_squares", "update_squares", "settled")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_SQUARES_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_SQUARES_FIELD_NUMBER: _ClassVar[int]
+    SETTLED_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    round: int
+    blocks: _containers.RepeatedScalarFieldContainer[int]
+    weight_squares: _containers.RepeatedScalarFieldContainer[float]
+    update_squares: _containers.RepeatedScalarFieldContainer[float]
+    settled: _containers.RepeatedCompositeFieldContainer[SettledStep]
+    def __init__(self, shard: _Optional[int] = ..., round: _Optional[int] = ..., blocks: _Optional[_Iterable[int]] = ..., weight_squares: _Optional[_Iterable[float]] = ..., update_squares: _Optional[_Iterable[float]] = ..., settled: _Optional[_Iterable[_Union[SettledStep, _Mapping]]] = ...) -> None: ...
+
+class SettledStep(_message.Message):
+    __slots__ = ("worker_id", "incarnation", "step")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    worker_id: int
+    incarnation: int
+    step: int
+    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
+
 class RegistrarOrder(_message.Message):
-    __slots__ = ("sequence", "install_plan", "view", "initialise", "close")
+    __slots__ = ("sequence", "install_plan", "view", "initialise", "close", "norms")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     INSTALL_PLAN_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
     INITIALISE_FIELD_NUMBER: _ClassVar[int]
     CLOSE_FIELD_NUMBER: _ClassVar[int]
+    NORMS_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     install_plan: InstallPlan
     view: View
     initialise: Initialise
     close: RoundRecord
-    def __init__(self, sequence: _Optional[int] = ..., install_plan: _Optional[_Union[InstallPlan, _Mapping]] = ..., view: _Optional[_Union[View, _Mapping]] = ..., initialise: _Optional[_Union[Initialise, _Mapping]] = ..., close: _Optional[_Union[RoundRecord, _Mapping]] = ...) -> None: ...
+    norms: BlockNorms
+    def __init__(self, sequence: _Optional[int] = ..., install_plan: _Optional[_Union[InstallPlan, _Mapping]] = ..., view: _Optional[_Union[View, _Mapping]] = ..., initialise: _Optional[_Union[Initialise, _Mapping]] = ..., close: _Optional[_Union[RoundRecord, _Mapping]] = ..., norms: _Optional[_Union[BlockNorms, _Mapping]] = ...) -> None: ...
 
 class InstallPlan(_message.Message):
     __slots__ = ("job", "plan", "optimizer")

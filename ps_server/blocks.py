@@ -24,6 +24,8 @@ class OwnedBlock:
     group: int
     """Parameter group of the optimizer; -1 = never updated."""
     parameter: str
+    parameter_index: int = 0
+    """Position of the parameter in the plan."""
 
     @property
     def num_elements(self) -> int:
@@ -54,7 +56,14 @@ class BlockStore:
     `versions[i]` counts the updates applied to block i of the shard: it rises only when its optimizer runs.
     """
 
-    def __init__(self, plan: Plan, specification: OptimizerSpecification, shard: int, bundle_elements: int) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        specification: OptimizerSpecification,
+        shard: int,
+        bundle_elements: int,
+        optimizer_state: str = "fp32",
+    ) -> None:
         self.blocks: list[OwnedBlock] = []
         start = 0
         for block_id, block in enumerate(plan.blocks):
@@ -62,20 +71,21 @@ class BlockStore:
                 continue
             stop = start + math.prod(block.sizes)
             parameter = plan.parameters[block.parameter]
-            self.blocks.append(OwnedBlock(block_id, start, stop, parameter.group, parameter.name))
+            self.blocks.append(OwnedBlock(block_id, start, stop, parameter.group, parameter.name, block.parameter))
             start = stop
         self.num_elements = start
         self.position_of = {block.block_id: position for position, block in enumerate(self.blocks)}
         self.values = torch.zeros(start)
         self._array: NDArray[np.float32] = self.values.numpy()
         self.versions: NDArray[np.int64] = np.zeros(len(self.blocks), dtype=np.int64)
-        self.bundles = list(_bundles(self.blocks, bundle_elements))
+        self.bundles = list(bundles_of(self.blocks, bundle_elements))
         self.bundle_of = np.zeros(len(self.blocks), dtype=np.int64)
         for bundle in self.bundles:
             self.bundle_of[bundle.first : bundle.last] = bundle.number
         self._number_names = [set(group.numbers) for group in specification.groups]
         self.flags = [dict(group.flags) for group in specification.groups]
-        self.optimizer = optimizer_for(specification, [(block.start, block.stop) for block in self.blocks], start)
+        ranges = [(block.start, block.stop) for block in self.blocks]
+        self.optimizer = optimizer_for(specification, ranges, start, optimizer_state)
         self._views = [self.values[block.start : block.stop] for block in self.blocks]
 
     @property
@@ -120,17 +130,25 @@ class BlockStore:
         group: int,
     ) -> None:
         """Runs the optimizer on blocks of one group and raises their versions."""
-        self.optimizer.update(
-            positions,
-            [self._views[position] for position in positions],
-            list(gradients),
-            GroupValues(numbers, self.flags[group]),
-        )
+        self.optimizer.update(positions, self.views(positions), list(gradients), self.group(group, numbers))
+        self.raise_versions(positions)
+
+    def views(self, positions: Sequence[int]) -> list[torch.Tensor]:
+        """The values of some blocks, shared, not copied; float32 [num_elements] each."""
+        return [self._views[position] for position in positions]
+
+    def group(self, number: int, numbers: dict[str, float]) -> GroupValues:
+        """A parameter group with the numbers of a step."""
+        return GroupValues(numbers, self.flags[number])
+
+    def raise_versions(self, positions: Sequence[int]) -> None:
+        """These blocks were updated."""
         for position in positions:
             self.versions[position] += 1
 
 
-def _bundles(blocks: Sequence[OwnedBlock], bundle_elements: int) -> Iterator[Bundle]:
+def bundles_of(blocks: Sequence[OwnedBlock], bundle_elements: int) -> Iterator[Bundle]:
+    """Cuts a shard's blocks into bundles of at most so many elements, unless a single block is larger."""
     number, first = 0, 0
     for position, block in enumerate(blocks):
         if position > first and block.stop - blocks[first].start > bundle_elements:

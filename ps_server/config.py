@@ -6,6 +6,7 @@ from ..protos.errors import SettingError
 
 MODES = ("sync", "bounded", "async")
 DAMPINGS = ("none", "inverse", "sqrt")
+OPTIMIZER_STATES = ("fp32", "int8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,8 @@ class JobSettings:
     """(pattern, codec) for the gradients of parameters whose name matches the pattern; the first match wins."""
     pull_codec: str = "fp32"
     """Codec of parameters."""
+    optimizer_state: str = "fp32"
+    """How servers keep the moments of the optimizer: `fp32`, or `int8` for 8 bits each."""
     block_elements: int | None = None
     """Elements of a block at most; None derives it from the model."""
     layouts: tuple[str, ...] = ()
@@ -58,6 +61,7 @@ class JobSettings:
     def __post_init__(self) -> None:
         _one_of("mode", self.mode, MODES)
         _one_of("damping", self.damping, DAMPINGS)
+        _one_of("optimizer_state", self.optimizer_state, OPTIMIZER_STATES)
         _at_least("staleness_bound", self.staleness_bound, 0)
         _at_least("expected_workers", self.expected_workers, 0)
         _at_least("progress_timeout_seconds", self.progress_timeout_seconds, 0)

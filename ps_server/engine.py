@@ -36,9 +36,10 @@ from ..protos.registrar_pb2 import (
 )
 from ..protos.shard_pb2 import Commit, Frames, Hello, InitialValues, Pull, ShardMessage, Welcome
 from .answers import Answers
+from .apply import BundleResult, Pass
 from .blocks import Bundle
 from .config import ServerConfig
-from .effects import AnswerPull, Dismiss, Effect, Job, Report, Run, Tell
+from .effects import AnswerPull, Dismiss, Effect, Job, PullTicket, Report, Run, Tell
 from .envelope import Received
 from .job_runner import JobRunner
 from .keys import StreamKey
@@ -77,6 +78,7 @@ class Engine:
         self._answers = Answers(self._streams, self._statistics, self._lock)
         self._refusals_counted: dict[str, int] = {}
         self._job_started = 0.0
+        self._streaming: list[PullTicket] = []
         self.address = ""
 
     def attach(self, link: RegistrarLink) -> None:
@@ -183,7 +185,7 @@ class Engine:
             complete = open_grant and shard.take_initial(frames)
         if complete:
             shard.publish_all()
-            self._report(ShardReport(initialised=Initialised(grant=message.grant)))
+            self.report(ShardReport(initialised=Initialised(grant=message.grant)))
 
     # ---- orders of the registrar, one thread, in order ----
 
@@ -203,14 +205,19 @@ class Engine:
                     self._view = order.view
                     if self._shard is not None:
                         self._carry_out(self._shard, self._shard.state.install_view(order.view))
-                self._report(ShardReport(status=self.status()))
-                self._report(ShardReport(view_installed=ViewInstalled(number=order.view.number)))
+                self.report(ShardReport(status=self.status()))
+                self.report(ShardReport(view_installed=ViewInstalled(number=order.view.number)))
             case "initialise":
                 self._initialise(order.initialise)
             case "close":
                 with self._lock:
                     shard = self._loaded()
                     self._carry_out(shard, shard.state.close(order.close))
+            case "norms":
+                with self._lock:
+                    self._loaded().norms.take(order.norms)
+                    assert self._runner is not None
+                    self._runner.wake()
 
     def reports_again(self) -> list[ShardReport]:
         """For a new link: everything the registrar may have missed."""
@@ -229,8 +236,8 @@ class Engine:
         with self._lock:
             alive = self._streams.take_heard()
         if alive is not None:
-            self._report(ShardReport(alive=alive))
-        self._report(ShardReport(status=self.status()))
+            self.report(ShardReport(alive=alive))
+        self.report(ShardReport(status=self.status()))
 
     def status(self) -> ShardStatus:
         """The shard's figures at this moment."""
@@ -241,25 +248,24 @@ class Engine:
 
     # ---- applying ----
 
-    def begin_job(self, job: Job) -> Callable[[Bundle], None]:
+    def begin_job(self, job: Job) -> Sequence[Pass]:
         with self._lock:
             shard = self._loaded()
-            tickets = shard.state.streaming(job)
+            self._streaming = shard.state.streaming(job)
         self._job_started = time.monotonic()
+        return shard.applier.passes(job)
 
-        def apply(bundle: Bundle) -> None:
-            result = shard.applier.apply(bundle, job)
-            with self._lock:
-                self._statistics.applied(result.staleness, result.non_finite)
-                shard.state.diverged = shard.state.diverged or result.diverged
-                for ticket in tickets:
-                    self._answers.send_bundles(shard, ticket, [bundle])
-            if result.diverged is not None:
-                log.error("values are not finite any more", shard=self._number, parameter=result.diverged)
-            for parameter in result.non_finite:
-                log.warning("sum is not finite; block left untouched", shard=self._number, parameter=parameter)
-
-        return apply
+    def bundle_done(self, bundle: Bundle, result: BundleResult) -> None:
+        with self._lock:
+            shard = self._loaded()
+            self._statistics.applied(result.staleness, result.non_finite)
+            shard.state.diverged = shard.state.diverged or result.diverged
+            for ticket in self._streaming:
+                self._answers.send_bundles(shard, ticket, [bundle])
+        if result.diverged is not None:
+            log.error("values are not finite any more", shard=self._number, parameter=result.diverged)
+        for parameter in result.non_finite:
+            log.warning("sum is not finite; block left untouched", shard=self._number, parameter=parameter)
 
     def end_job(self, job: Job) -> None:
         with self._lock:
@@ -285,7 +291,8 @@ class Engine:
             self._carry_out(shard, question(shard))
             self._count_refusals(shard)
 
-    def _report(self, report: ShardReport) -> None:
+    def report(self, report: ShardReport) -> None:
+        """Tells the registrar."""
         assert self._link is not None
         self._link.report(report)
 
@@ -294,10 +301,10 @@ class Engine:
             shard = Shard(self._number, order)
             with self._lock:
                 self._shard = shard
-                self._runner = JobRunner(self, shard.store.bundles, self._num_apply_threads)
+                self._runner = JobRunner(self, shard.store.bundles, self._num_apply_threads, self._lock)
                 shard.state.install_view(self._view)
             self._metrics.parameter_bytes.set(shard.store.parameter_bytes)
-        self._report(ShardReport(plan_installed=PlanInstalled(fingerprint=order.plan.fingerprint)))
+        self.report(ShardReport(plan_installed=PlanInstalled(fingerprint=order.plan.fingerprint)))
 
     def _initialise(self, order: Initialise) -> None:
         with self._lock:
@@ -308,13 +315,13 @@ class Engine:
             shard.state.ready = shard.state.ready or order.done
             empty = not shard.store.blocks
         if empty and not order.done:
-            self._report(ShardReport(initialised=Initialised(grant=order.grant)))
+            self.report(ShardReport(initialised=Initialised(grant=order.grant)))
 
     def _carry_out(self, shard: Shard, effects: Sequence[Effect]) -> None:
         for effect in effects:
             match effect:
                 case Report(report):
-                    self._report(report)
+                    self.report(report)
                 case Run(job):
                     assert self._runner is not None
                     self._runner.submit(job)

@@ -112,11 +112,12 @@ def check_budget(request: EnrolRequest, settings: JobSettings, num_shards: int, 
         elements[block.shard] += num_elements
         if request.plan.parameters[block.parameter].group >= 0:
             step_bytes[block.shard] += encoder_of[block.parameter].frame_bound(num_elements)
-    state_bytes = 4 * max(elements) * (1 + optimizer_for(request.optimizer, [], 0).num_slots)
+    optimizer = optimizer_for(request.optimizer, [], 0, settings.optimizer_state)
+    state_bytes = math.ceil(max(elements) * (4 + optimizer.bytes_per_element))
     if settings.memory_bytes is not None and state_bytes > settings.memory_bytes:
         raise OverBudgetError(
             f"parameters and optimizer state of one of {num_shards} shards take {state_bytes} bytes, more than "
-            f"memory_bytes={settings.memory_bytes}; use more shards or a larger memory_bytes"
+            f"memory_bytes={settings.memory_bytes}; use more shards, a larger memory_bytes or optimizer_state=int8"
         )
     if num_trainers * max(step_bytes) > settings.staging_bytes:
         raise OverBudgetError(

@@ -2,10 +2,12 @@
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
+from ..protos.registrar_pb2 import ShardReport
+from .apply import BundleResult, Pass
 from .blocks import Bundle
 from .effects import Job
 
@@ -13,8 +15,14 @@ from .effects import Job
 class JobHost(Protocol):
     """Whose jobs are run."""
 
-    def begin_job(self, job: Job) -> Callable[[Bundle], None]:
-        """Returns what applies the job to one bundle; called by many threads."""
+    def begin_job(self, job: Job) -> Sequence[Pass]:
+        """Returns the passes over all bundles that apply the job."""
+
+    def bundle_done(self, bundle: Bundle, result: BundleResult) -> None:
+        """A pass is done with a bundle; called by many threads."""
+
+    def report(self, report: ShardReport) -> None:
+        """Tells the registrar."""
 
     def end_job(self, job: Job) -> None:
         """Every bundle is done."""
@@ -24,11 +32,15 @@ class JobHost(Protocol):
 
 
 class JobRunner:
-    """A thread that takes jobs in order and a fixed pool that takes bundles. Nothing here holds a lock."""
+    """A thread that takes jobs in order and a fixed pool that takes bundles. `lock`, which guards the host, is held around
+    passes, not while they go over bundles.
+    """
 
-    def __init__(self, host: JobHost, bundles: Sequence[Bundle], num_threads: int) -> None:
+    def __init__(self, host: JobHost, bundles: Sequence[Bundle], num_threads: int, lock: threading.Lock) -> None:
         self._host = host
         self._bundles = bundles
+        self._changed = threading.Condition(lock)
+        self._stopping = False
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="apply") if num_threads > 1 else None
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
@@ -38,8 +50,15 @@ class JobRunner:
         """Adds a job; they run in the order of submission."""
         self._jobs.put(job)
 
+    def wake(self) -> None:
+        """A pass may have become ready. The lock is held."""
+        self._changed.notify_all()
+
     def stop(self) -> None:
-        """Ends behind the jobs that were submitted."""
+        """Ends behind the jobs that were submitted, or where one waits for what will not come any more."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
         self._jobs.put(None)
         self._thread.join()
         if self._pool is not None:
@@ -56,7 +75,21 @@ class JobRunner:
             del job
 
     def _run_one(self, job: Job) -> None:
-        apply = self._host.begin_job(job)
-        if job.parts:
-            list((self._pool.map if self._pool else map)(apply, self._bundles))
+        passes = self._host.begin_job(job)
+        for each in passes if job.parts else ():
+            with self._changed:
+                self._changed.wait_for(lambda each=each: each.ready() or self._stopping)  # type: ignore[misc]
+                if not each.ready():
+                    return
+                each.begin()
+            self._go_over_bundles(each)
+            with self._changed:
+                for report in each.end():
+                    self._host.report(report)
         self._host.end_job(job)
+
+    def _go_over_bundles(self, each: Pass) -> None:
+        def go(bundle: Bundle) -> None:
+            self._host.bundle_done(bundle, each.over(bundle))
+
+        list((self._pool.map if self._pool else map)(go, self._bundles))

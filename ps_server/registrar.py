@@ -243,6 +243,10 @@ class Registrar:
                 self._roster.renew(now, report.alive)
             case "status":
                 self._acknowledged.status(shard, report.status)
+            case "norms":
+                order = RegistrarOrder(norms=report.norms)
+                order.norms.shard = shard
+                self._orders.append(order)
         self._close_rounds(now)
 
     # ---- time ----

@@ -9,10 +9,11 @@ from ..compression.warm_up import warm_up
 from ..protos.common_pb2 import JobSpecification
 from ..protos.errors import FrameError, StepError, UnknownBlockError
 from ..protos.registrar_pb2 import InstallPlan
-from .apply import BundleApplier
 from .blocks import BlockStore
 from .consistency import policy_for
 from .job import settings_of
+from .layerwise_apply import applier_for
+from .norms import norms_for
 from .publication import publisher_for
 from .shard_state import ShardState
 from .steps import StagedFrame
@@ -29,10 +30,11 @@ class Shard:
         self.job: JobSpecification = order.job
         self.fingerprint = order.plan.fingerprint
         self.number = number
-        self.store = BlockStore(order.plan, order.optimizer, number, BUNDLE_ELEMENTS)
-        self.state = ShardState(number, policy, self.store)
+        self.store = BlockStore(order.plan, order.optimizer, number, BUNDLE_ELEMENTS, settings.optimizer_state)
+        self.norms = norms_for(self.store.optimizer, policy, order.plan, number)
+        self.state = ShardState(number, policy, self.store, self.norms)
         self.publisher = publisher_for(settings, self.store)
-        self.applier = BundleApplier(self.store, policy, self.publisher)
+        self.applier = applier_for(self.store, policy, self.publisher, self.norms)
         self.initialised: set[int] = set()
         """Blocks that hold the open grant's initial values."""
         pushed = parse_parameter_encoders(settings.push_codec, settings.push_overrides).all

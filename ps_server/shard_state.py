@@ -29,6 +29,7 @@ from .effects import AppliedPart, Counters, Dismiss, Effect, Job, PullTicket, Re
 from .keys import Key, StreamKey
 from .ledgers import Ledgers
 from .membership import Membership
+from .norms import StepNorms
 from .pulls import Progress, RoundSize, WaitingPulls, merged_versions
 from .reports import refused_report, settled_report, staged_report
 from .shares import Share, Shares
@@ -59,11 +60,12 @@ class ShardState:
     reaches a job before the commits and all frames of all ranks are here; `round` never falls.
     """
 
-    def __init__(self, shard: int, policy: Policy, blocks: Blocks) -> None:
+    def __init__(self, shard: int, policy: Policy, blocks: Blocks, norms: StepNorms) -> None:
         self._shard = shard
         self._policy = policy
         self._blocks = blocks
         self._shares = Shares(shard, blocks.position_of, blocks.pushed_ids)
+        self._norms = norms
         self.membership = Membership()
         self.counters = Counters()
         self.round = 0
@@ -262,7 +264,11 @@ class ShardState:
     def reports_again(self) -> list[ShardReport]:
         """What the registrar may have missed while the link was down. Repeating it changes nothing."""
         whole = self._ledgers.whole_steps() if self._policy.waits_for_round else []
-        return [*self._refusals.values(), *(staged_report(ledger, commit) for ledger, _, commit in whole)]
+        return [
+            *self._refusals.values(),
+            *self._norms.reports_again(),
+            *(staged_report(ledger, commit) for ledger, _, commit in whole),
+        ]
 
     # ---- inside ----
 
@@ -353,7 +359,8 @@ class ShardState:
         ledger.settle(outcome, lots)
         self.membership.advance(ledger.worker_id)
         self.counters.steps_applied += kind == Outcome.KIND_APPLIED
-        told: list[Effect] = [Tell(ledger.streams, outcome)]
+        norms = self._norms.settled(ledger.worker_id, ledger.incarnation, step)
+        told: list[Effect] = [*map(Report, norms), Tell(ledger.streams, outcome)]
         return told if self._policy.waits_for_round else [Report(settled_report(ledger, outcome)), *told]
 
     def _settle_refused(self, ledger: StepLedger, commit: Commit, code: ErrorCode) -> list[Effect]:

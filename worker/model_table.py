@@ -62,6 +62,15 @@ class ModelReading:
     _buffers: Sequence[_Named]
     _held: Sequence[torch.Tensor | None]
 
+    def check_values(self, index: int) -> None:
+        """Refuses a parameter of this process that has a shape but no values."""
+        tensor = self._held[index]
+        if tensor is not None and tensor.is_meta:
+            raise SettingError(
+                f"parameter {self._parameters[index].names[0]} is on the meta device and holds no values; move the model to a "
+                "device first"
+            )
+
     def table(self, facts: Sequence[Facts]) -> ModelTable:
         """The table, from the facts of every rank.
 
@@ -99,6 +108,21 @@ def read_model(
         SettingError: a parameter cannot be trained this way, a group holds a tensor that is not in the model, or the parts
             do not fit the whole.
     """
+    reading = _read(parts, param_groups, whole)
+    for index in reading.facts:
+        reading.check_values(index)
+    return reading
+
+
+def described_model(model: torch.nn.Module, param_groups: Sequence[Mapping[str, Any]]) -> ModelTable:
+    """The table of a model that may be on the meta device: all that a plan needs to know of it."""
+    reading = _read([model], param_groups, None)
+    return reading.table([reading.facts])
+
+
+def _read(
+    parts: Sequence[torch.nn.Module], param_groups: Sequence[Mapping[str, Any]], whole: torch.nn.Module | None
+) -> ModelReading:
     if whole is None and len(parts) != 1:
         raise SettingError(
             f"{len(parts)} modules were given; pass whole=..., the undivided model (it may be on the meta device), so that "
@@ -112,7 +136,7 @@ def read_model(
     group_of = {id(p): number for number, group in enumerate(param_groups) for p in group["params"]}
     _check_groups(group_of, held[: len(parameters)])
     own = [(i, tensor) for i, tensor in enumerate(held[: len(parameters)]) if tensor is not None]
-    facts = {i: _fact(parameters[i].names[0], tensor, group_of) for i, tensor in own}
+    facts = {i: _fact(tensor, group_of) for i, tensor in own}
     return ModelReading(facts, parameters, buffers, held)
 
 
@@ -198,11 +222,7 @@ def _check_groups(group_of: Mapping[int, int], held: Sequence[torch.Tensor | Non
         )
 
 
-def _fact(name: str, tensor: torch.Tensor, group_of: Mapping[int, int]) -> Fact:
-    if tensor.is_meta:
-        raise SettingError(
-            f"parameter {name} is on the meta device and holds no values; move the model to a device first"
-        )
+def _fact(tensor: torch.Tensor, group_of: Mapping[int, int]) -> Fact:
     group = group_of.get(id(tensor), -1) if tensor.requires_grad else -1
     return Fact(tensor.requires_grad, group)
 

@@ -12,11 +12,20 @@ from ..compression.error_feedback import WithErrorFeedback
 from ..compression.parameter_encoders import ParameterEncoders
 from ..protos.common_pb2 import OptimizerSpecification, ParameterGroup
 from ..protos.errors import SettingError
+from .large_batch import LAMB, LARS
 
 logger = logging.getLogger(__name__)
 
-SUPPORTED = ("SGD", "Adam", "AdamW", "Adagrad", "RMSprop")
-ADAM_FAMILY = ("Adam", "AdamW")
+SUPPORTED: tuple[type[torch.optim.Optimizer], ...] = (
+    torch.optim.SGD,
+    torch.optim.Adam,
+    torch.optim.AdamW,
+    torch.optim.Adagrad,
+    torch.optim.RMSprop,
+    LARS,
+    LAMB,
+)
+ADAM_FAMILY = ("Adam", "AdamW", "LAMB")
 
 _LARGE_BLOCK_ELEMENTS = 1 << 16
 _SMALL_DELTA = 0.1
@@ -28,10 +37,16 @@ LOCAL_FLAGS = frozenset({"foreach", "fused", "capturable", "differentiable"})
 
 def check_supported(optimizer_class: type[torch.optim.Optimizer]) -> None:
     """Raises SettingError unless the servers can run this optimizer."""
-    name = optimizer_class.__name__
-    if name not in SUPPORTED or getattr(torch.optim, name) is not optimizer_class:
-        choices = ", ".join(f"torch.optim.{choice}" for choice in SUPPORTED)
-        raise SettingError(f"the servers cannot run {optimizer_class.__module__}.{name}; use one of {choices}")
+    if optimizer_class not in SUPPORTED:
+        choices = ", ".join(_public_name(choice) for choice in SUPPORTED)
+        raise SettingError(
+            f"the servers cannot run {optimizer_class.__module__}.{optimizer_class.__name__}; use one of {choices}"
+        )
+
+
+def _public_name(optimizer_class: type[torch.optim.Optimizer]) -> str:
+    of_torch = optimizer_class.__module__.startswith("torch.")
+    return f"{'torch.optim' if of_torch else 'pushpull.worker'}.{optimizer_class.__name__}"
 
 
 def check_momentum(specification: OptimizerSpecification, encoders: ParameterEncoders) -> None:

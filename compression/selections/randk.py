@@ -79,6 +79,9 @@ class RandK(SparseCodec):
     def frame_bound(self, num_elements: int) -> int:
         return HEADER_BYTES + self.values.section_bytes(share_of(self.density, num_elements))
 
+    def frame_least(self, num_elements: int) -> int:
+        return self.frame_bound(num_elements)
+
     def select(self, values: Floats, seed: np.uint32, memo: Memo | None) -> Positions:
         return SeededPositions(share_of(self.density, values.size), values.size, int(seed)).positions()
 

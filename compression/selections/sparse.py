@@ -50,6 +50,9 @@ class SparseCodec(Codec):
         most = self.contract.band(num_elements)[1]
         return HEADER_BYTES + index_bound(num_elements, most) + self.values.section_bytes(most)
 
+    def frame_least(self, num_elements: int) -> int:
+        return HEADER_BYTES + self.values.section_bytes(self.contract.band(num_elements)[0])
+
     def dense(self) -> DenseCodec:
         return self.values
 

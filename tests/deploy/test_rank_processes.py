@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from launches import DEADLINE_SECONDS, Launch, pushpull, wait_until
 
-from pushpull.deploy.environment import device_variables, metrics_of_rank, rank_variables, worker_environment
+from pushpull.deploy.environment import device_variables, metrics_of_rank, process_environment, rank_variables
 from pushpull.deploy.processes import Family
 from pushpull.deploy.worker_processes import WorkerProcesses
 
@@ -210,7 +210,7 @@ def test_ranks_under_torchrun_are_refused(tmp_path: Path) -> None:
 def test_a_new_worker_does_not_inherit_the_group_of_its_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in GROUP.items():
         monkeypatch.setenv(name, value)
-    assert not GROUP.keys() & worker_environment(1).keys()
+    assert not GROUP.keys() & process_environment(1).keys()
 
 
 @pytest.mark.parametrize(("chosen", "expected"), [(None, {"lo", "lo0"}), ("eth7", {None})])

@@ -7,6 +7,7 @@ import numpy as np
 
 from pushpull.protos.registrar_pb2 import RegistrarOrder, RoundRecord, ShardReport
 from pushpull.protos.shard_pb2 import Commit, Frames, Outcome, PullDone
+from pushpull.ps_server.apply import Pass
 from pushpull.ps_server.effects import Job
 from pushpull.ps_server.shard import Shard
 
@@ -36,6 +37,12 @@ class SimulatedShard:
     reports: deque[ShardReport] = field(default_factory=deque)
     jobs: deque[Job] = field(default_factory=deque)
     rounds: list[RoundRecord] = field(default_factory=list)
+    passes: deque[Pass] | None = None
+    """Of the job in front, once it has begun."""
+
+    @property
+    def may_run(self) -> bool:
+        return bool(self.jobs) and (not self.passes or self.passes[0].ready())
 
     @property
     def values(self) -> np.ndarray:

@@ -5,12 +5,13 @@ loses everything under way in both directions, and the rank sends the same bytes
 """
 
 import random
+from collections import deque
 
 import numpy as np
-from raw_worker import encode, plan_for
+from raw_worker import encode, plan_for, sgd
 from simulated import Faults, Pulled, SimulatedShard, SimulatedStream, SimulatedWorker
 
-from pushpull.protos.common_pb2 import OptimizerSpecification, ParameterGroup
+from pushpull.protos.common_pb2 import OptimizerSpecification, Plan
 from pushpull.protos.errors import FencedError
 from pushpull.protos.registrar_pb2 import (
     EnrolRequest,
@@ -45,6 +46,8 @@ class Simulation:
         num_shards: int = 2,
         num_samples: list[float] | None = None,
         ranks: list[int] | None = None,
+        plan: Plan | None = None,
+        optimizer: OptimizerSpecification | None = None,
         **settings: object,
     ) -> None:
         self.random = random.Random(seed)
@@ -54,8 +57,8 @@ class Simulation:
         self.now = 0.0
         self.dead: list[SimulatedWorker] = []
         self.history: list[Pulled] = []
-        self.plan = plan_for(num_shards)
-        self.optimizer = OptimizerSpecification(name="SGD", groups=[ParameterGroup(numbers={"lr": 1.0})])
+        self.plan = plan or plan_for(num_shards)
+        self.optimizer = optimizer or sgd(lr=1.0)
         self.registrar = Registrar(self.settings, num_shards, tick_seconds=0.1)
         job = job_message(self.settings, "job", ["a"] * num_shards)
         install = InstallPlan(job=job, plan=self.plan, optimizer=self.optimizer)
@@ -84,7 +87,7 @@ class Simulation:
         for number, shard in enumerate(self.shards):
             choices += [(self._order, (number,))] if shard.orders else []
             choices += [(self._report, (number,))] if shard.reports else []
-            choices += [(self._run_job, (number,))] if shard.jobs else []
+            choices += [(self._run_job, (number,))] if shard.may_run else []
         for worker in [*self.workers, *self.dead]:
             for stream in worker.streams:
                 choices += [(self._up, (worker, stream))] if stream.up else []
@@ -281,6 +284,8 @@ class Simulation:
             case "close":
                 simulated.rounds.append(order.close)
                 self._carry_out(number, simulated.shard.state.close(order.close))
+            case "norms":
+                simulated.shard.norms.take(order.norms)
 
     def _report(self, number: int) -> None:
         report = self.shards[number].reports.popleft()
@@ -293,11 +298,21 @@ class Simulation:
                 shard.orders.append(order)
 
     def _run_job(self, number: int) -> None:
+        """The next pass of the job in front; the job is done behind its last."""
         simulated = self.shards[number]
-        job = simulated.jobs.popleft()
-        for bundle in simulated.shard.store.bundles:
-            simulated.shard.applier.apply(bundle, job)
-        self._carry_out(number, simulated.shard.state.finish(job))
+        job = simulated.jobs[0]
+        if simulated.passes is None:
+            simulated.passes = deque(simulated.shard.applier.passes(job) if job.parts else ())
+        if simulated.passes:
+            current = simulated.passes.popleft()
+            current.begin()
+            for bundle in simulated.shard.store.bundles:
+                current.over(bundle)
+            simulated.reports.extend(current.end())
+        if not simulated.passes:
+            simulated.jobs.popleft()
+            simulated.passes = None
+            self._carry_out(number, simulated.shard.state.finish(job))
 
     def _carry_out(self, number: int, effects: list[Effect]) -> None:
         simulated = self.shards[number]

@@ -1,0 +1,1 @@
+"""What a job would need and do, worked out without starting anything: `pushpull plan`."""
