@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from parallel_gpt_layouts import Options, TrainingStep, build_parts
+from parallel_gpt_layouts import Options, Ranks, TrainingStep, build_parts
 from parallel_gpt_model import GPT, GPTShape
 from second_device import second_device
 from torch.distributed.device_mesh import init_device_mesh
@@ -35,6 +35,13 @@ def windows_of(step: int, num_windows: int, shape: GPTShape) -> torch.Tensor:
     return (first + stride * torch.arange(shape.context + 1)) % shape.vocabulary
 
 
+def own_part(windows: torch.Tensor, ranks: Ranks) -> tuple[torch.Tensor, float]:
+    """What this rank works on of its worker's batch, and the weight of its mean loss, as `worker.share` gives them."""
+    part = ranks.layout.data_rank(ranks.rank), ranks.layout.num_data_ranks
+    first, size = part_of(len(windows), part)
+    return windows[first : first + size], batch_weight(len(windows), part)
+
+
 def gradients(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One step for each case {layout, shape, options, num_windows}: its loss and whole gradients by name, of this rank."""
     dist.init_process_group("gloo")
@@ -51,10 +58,8 @@ def _gradients(layout: str, shape: dict[str, Any], options: dict[str, Any], num_
     found = parse_layout(layout)
     ranks = Group(found, dist.get_rank(), init_device_mesh("cpu", found.degrees, mesh_dim_names=DIMENSIONS))
     parts = build_parts(GPTShape(**shape), ranks, Options(**options))
-    place = found.data_rank(ranks.rank), found.num_data_ranks
-    first, size = part_of(num_windows, place)
-    windows = windows_of(0, num_windows, parts[0].shape)[first : first + size]
-    loss = TrainingStep(parts, ranks, Options(**options))(windows, batch_weight(num_windows, place))
+    windows, weight = own_part(windows_of(0, num_windows, parts[0].shape), ranks)
+    loss = TrainingStep(parts, ranks, Options(**options))(windows, weight)
     held = {name: p for part in parts for name, p in part.named_parameters()}
     num_held = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in held.values())
     return {"loss": loss, "num_held": num_held, "gradients": {name: _whole(p.grad) for name, p in held.items()}}
@@ -65,9 +70,9 @@ def _whole(gradient: torch.Tensor | None) -> torch.Tensor:
     return (gradient.full_tensor() if isinstance(gradient, DTensor) else gradient).cpu()
 
 
-def train(shape: dict[str, Any], options: dict[str, Any], num_steps: int, windows: tuple[int, int, int]) -> list[float]:
-    """The loss of each step. `windows`: (first, one past last) of the batch that are this worker's, and its size."""
-    first, last, num_windows = windows
+def train(shape: dict[str, Any], options: dict[str, Any], num_steps: int, bounds: tuple[int, int, int]) -> list[float]:
+    """The loss of each step. `bounds`: (first, one past last) of the batch that are this worker's, and its size."""
+    first, last, total = bounds
     settings = Options(**options)
     with torch.device("meta"):
         whole = GPT(GPTShape(**shape))
@@ -77,7 +82,7 @@ def train(shape: dict[str, Any], options: dict[str, Any], num_steps: int, window
         step = TrainingStep(parts, worker, settings)
         losses = []
         for number in range(num_steps):
-            losses.append(step(windows_of(number, num_windows, whole.shape)[first:last]))
+            losses.append(step(*own_part(windows_of(number, total, whole.shape)[first:last], worker)))
             optimizer.step(num_samples=last - first)
             optimizer.zero_grad()
     return losses
@@ -97,7 +102,7 @@ def train_locally(
         step = TrainingStep(parts, worker, settings)
         losses = []
         for number in range(num_steps):
-            losses.append(step(windows_of(number, num_windows, whole.shape)))
+            losses.append(step(*own_part(windows_of(number, num_windows, whole.shape), worker)))
             optimizer.step()
             optimizer.zero_grad()
     return losses

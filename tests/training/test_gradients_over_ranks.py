@@ -30,8 +30,8 @@ def losses_of(folder: Path, layout: str, body: str, **arguments: Any) -> list[li
 
 
 def test_a_weight_tied_over_two_stages_gets_the_gradient_of_both(expected: list[float], tmp_path: Path) -> None:
-    windows = (0, NUM_WINDOWS, NUM_WINDOWS)
-    for losses in losses_of(tmp_path, "pp2", "train", options={"schedule": "gpipe"}, windows=windows):
+    bounds = (0, NUM_WINDOWS, NUM_WINDOWS)
+    for losses in losses_of(tmp_path, "pp2", "train", options={"schedule": "gpipe"}, bounds=bounds):
         assert losses == pytest.approx(expected, rel=0, abs=1e-4)
 
 

@@ -48,7 +48,7 @@ def test_the_loss_curve_is_that_of_plain_torch_and_every_rank_pushes_its_share(
             shape=SHAPE,
             options=options,
             num_steps=NUM_STEPS,
-            windows=(0, NUM_WINDOWS, NUM_WINDOWS),
+            bounds=(0, NUM_WINDOWS, NUM_WINDOWS),
         )
         for losses in group.results():
             assert losses == pytest.approx(expected, rel=0, abs=1e-4)

@@ -1,10 +1,12 @@
 """Workers with unlike layouts train one model: tensor parallelism beside a pipeline beside a plain process."""
 
 import itertools
+import json
+import subprocess
 from pathlib import Path
 
 import pytest
-from clusters import Cluster, local_cluster
+from clusters import ROOT, Cluster, launch_command, local_cluster
 from parallel_bodies import train_plain
 from parallel_gpt_model import TENSOR_SPLITS
 from rank_groups import rank_groups
@@ -33,7 +35,7 @@ def train(cluster: Cluster, folder: Path) -> list[list[float]]:
                 shape=SHAPE,
                 options={},
                 num_steps=NUM_STEPS,
-                windows=(first, last, JOINED),
+                bounds=(first, last, JOINED),
             )
             for layout, (first, last) in zip(WINDOWS, itertools.pairwise(bounds), strict=True)
         ]
@@ -63,3 +65,23 @@ def test_asynchronous_every_step_is_applied_and_the_loss_falls(tmp_path: Path, m
     assert applied == [len(WINDOWS) * NUM_STEPS] * 2
     for losses in by_worker:
         assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_the_example_trains_with_unlike_workers_under_one_launch(tmp_path: Path) -> None:
+    job, history = ROOT / "examples" / "parallel_gpt.yaml", tmp_path / "losses.json"
+    command = launch_command(ROOT / "examples" / "parallel_gpt.py", workers=2)
+    command[-1:-1] = ["--layout", "tp2", "--layout", "pp2", "--job", str(job)]
+    sizes = ["--steps", "4", "--batch-size", "8", "--width", "32", "--context", "32", "--text-bytes", "50000"]
+    done = subprocess.run(
+        [*command, *sizes, "--autocast", "bf16", "--checkpoint", "--sequence-parallel", "--history", str(history)],
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert [worker["layout"] for worker in summary["workers"]] == ["tp2", "pp2"]
+    assert [worker["steps"] for worker in summary["workers"]] == [4, 4]
+    losses = json.loads(history.read_text())
+    assert len(losses) == 4
+    assert losses[-1] < losses[0]
