@@ -104,16 +104,17 @@ def model_memory(
 
 
 def server_memory(
-    plan: ShardingPlan, traffic: Traffic, shard: int, owned_by_worker: Sequence[Sequence[int]], num_slots: int
+    plan: ShardingPlan, traffic: Traffic, shard: int, owned_by_worker: Sequence[Sequence[int]], state_bytes: float
 ) -> Memory:
-    """P x 4 x (1 + optimizer states) + W x encoded step + published copy + process, as docs/guarantees.md has it."""
+    """P x (4 + optimizer) + W x encoded step + published copy + process, as docs/guarantees.md has it; `state_bytes` is what
+    the optimizer keeps of an element."""
     blocks = plan.blocks_of_shard[shard]
     parameters = BYTES_PER_ELEMENT * num_elements(plan, blocks)
     published = traffic.pulled(blocks, shard).most
     return Memory(
         {
             "parameters": parameters,
-            "optimizer state": num_slots * BYTES_PER_ELEMENT * num_elements(plan, traffic.optimised(blocks)),
+            "optimizer state": round(state_bytes * num_elements(plan, traffic.optimised(blocks))),
             "staged steps": sum(traffic.frame_bytes(traffic.of_shard(owned, shard)).most for owned in owned_by_worker),
             "published copy": published + (parameters if traffic.pulls_differences else 0),
             "process": SERVER_PROCESS_BYTES,

@@ -24,6 +24,7 @@ from .traffic import Band, total
 
 NO_SLOWER = 0.05
 """Steps that differ by less are predicted to be equally fast."""
+NARROW_STATE = "int8"
 MOST_SHARDS_TRIED = 64
 MOST_TIMES_DEVICES_TRIED = 16
 
@@ -179,13 +180,13 @@ def _what_would_fit(task: Task, machine: WorkerMachine, best: Candidate, num_sha
 def _shards(scene: Scene, workers: Sequence[WorkerForecast]) -> tuple[PlannedShard, ...]:
     plan, traffic = scene.plan, scene.traffic
     owned = [[block for share in worker.shares for block in share.owned] for worker in workers]
-    num_slots = optimizer_for(scene.task.profile.optimizer, [], 0).num_slots
+    state = optimizer_for(scene.task.profile.optimizer, [], 0, scene.task.job.optimizer_state).bytes_per_element
     return tuple(
         PlannedShard(
             shard=shard,
             num_blocks=len(plan.blocks_of_shard[shard]),
             parameter_bytes=plan.shard_bytes[shard],
-            memory=server_memory(plan, traffic, shard, owned, num_slots),
+            memory=server_memory(plan, traffic, shard, owned, state),
             pushed=total(rank.pushed[shard] for worker in workers for rank in worker.ranks),
             pulled=total(rank.pulled[shard] for worker in workers for rank in worker.ranks),
         )
@@ -226,6 +227,10 @@ def _server_remedies(scene: Scene, workers: Sequence[WorkerForecast], shard: Pla
             remedies.append(f"{num_shards} servers")
             break
     parts = shard.memory.parts
+    narrow = optimizer_for(task.profile.optimizer, [], 0, NARROW_STATE).bytes_per_element
+    state = round(narrow * num_elements(scene.plan, scene.traffic.optimised(scene.plan.blocks_of_shard[shard.shard])))
+    if shard.memory.total - parts["optimizer state"] + state <= smallest:
+        remedies.append(f"optimizer_state: {NARROW_STATE}")
     if parts["staged steps"] > parts["parameters"]:
         remedies.append("a narrower push_codec, e.g. int8")
     return remedies

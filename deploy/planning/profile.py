@@ -1,7 +1,6 @@
 """What a model asks for, read from the model itself on the meta device: no memory is taken, no arithmetic is done."""
 
 import importlib.util
-import inspect
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ...protos.common_pb2 import OptimizerSpecification
 from ...protos.errors import SettingError
 from ...worker.model_table import described_model
-from ...worker.optimizer_values import check_supported, optimizer_specification
+from ...worker.optimizer_values import SUPPORTED, optimizer_specification
 from ...worker.plan import BYTES_PER_ELEMENT, TableEntry
 from .cluster import Cluster
 
@@ -56,16 +55,13 @@ class ModelProfile:
         if not isinstance(model, torch.nn.Module):
             raise SettingError(f"{cluster.model} returned a {type(model).__name__}, not a torch.nn.Module")
         self._model = model
-        optimizer_class = getattr(torch.optim, cluster.optimizer, None)
-        if not (inspect.isclass(optimizer_class) and issubclass(optimizer_class, torch.optim.Optimizer)):
-            raise SettingError(f"`optimizer`: torch.optim has no {cluster.optimizer!r}")
-        check_supported(optimizer_class)
+        optimizer_class = _optimizer_class(cluster.optimizer)
         template = optimizer_class(model.parameters(), **cluster.optimizer_options)
         table = described_model(model, template.param_groups)
         self.entries: tuple[TableEntry, ...] = table.entries
         self.num_parameters = table.num_parameters
         self.optimizer: OptimizerSpecification = optimizer_specification(
-            optimizer_class, template.param_groups, template.defaults
+            type(template), template.param_groups, template.defaults
         )
         self._costs: dict[int, StepCost] = {}
 
@@ -157,6 +153,13 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _storages(tree: Any) -> Iterator[torch.UntypedStorage]:
     return (leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor))
+
+
+def _optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
+    by_name = {optimizer_class.__name__: optimizer_class for optimizer_class in SUPPORTED}
+    if name not in by_name:
+        raise SettingError(f"`optimizer`: the servers cannot run {name!r}; use one of {', '.join(by_name)}")
+    return by_name[name]
 
 
 def load_function(target: str, folder: Path) -> Callable[..., Any]:

@@ -105,7 +105,7 @@ class TestProfile:
             ({"model": "planned.py:nothing"}, "no function 'nothing'"),
             ({"model": "nowhere.py:make"}, "no file"),
             ({"model": None}, "--model"),
-            ({"optimizer": "Magic"}, "no 'Magic'"),
+            ({"optimizer": "Magic"}, "cannot run 'Magic'; use one of SGD"),
         ],
     )
     def test_what_cannot_be_planned_is_refused(self, folder: Path, changes: dict[str, Any], said: str) -> None:
@@ -163,6 +163,13 @@ class TestRefusals:
         need = plan(folder, description()).shards[0].memory.total
         with pytest.raises(DoesNotFitError, match=r"Server [01] needs .*; or 3 servers"):
             plan(folder, description(server_memory=str(need - 10_000)))
+
+    def test_optimizer_state_in_eight_bits_is_offered_where_it_is_enough(self, folder: Path) -> None:
+        wide, narrow = (plan(folder, description(), optimizer_state=state) for state in ("fp32", "int8"))
+        room = max(shard.memory.total for shard in narrow.shards)
+        assert room < wide.shards[0].memory.total - wide.shards[0].parameter_bytes
+        with pytest.raises(DoesNotFitError, match="optimizer_state: int8"):
+            plan(folder, description(server_memory=str(room)))
 
     def test_what_the_servers_would_refuse_at_the_start_is_refused_now(self, folder: Path) -> None:
         with pytest.raises(DoesNotFitError, match="memory_bytes"):
