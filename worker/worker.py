@@ -200,7 +200,7 @@ class Worker:
         every: int,
         whole: torch.nn.Module | None = None,
         outer_lr: float = 0.7,
-        outer_momentum: float = 0.9,
+        outer_momentum: float = 0.5,
         encode_on_device: bool = False,
     ) -> LocalUpdates:
         """Local SGD, DiLoCo: `every` steps of a local optimizer, then one push of how far they led.
@@ -213,7 +213,7 @@ class Worker:
             optimizer: any torch optimizer over parameters of the model; its state stays on this worker.
             every: local steps between two pushes.
             outer_lr: learning rate of the servers; 1 with outer_momentum=0 averages the workers' values.
-            outer_momentum: of the servers; 0: none.
+            outer_momentum: of the servers; 0: none. DiLoCo's 0.9 is for hundreds of pushes and more (docs/local-updates.md).
             encode_on_device: as for `optimizer`.
 
         Raises:
