@@ -142,6 +142,7 @@ class Worker:
         accumulate: int = 1,
         clip_norm: float | None = None,
         encode_on_device: bool = False,
+        on_demand: Sequence[str] = (),
         **kwargs: Any,
     ) -> RemoteOptimizer:
         """Replaces `optimizer_class(model.parameters(), **kwargs)`; the servers run it.
@@ -159,6 +160,8 @@ class Worker:
             clip_norm: largest norm of this worker's gradient over all parameters (of all ranks).
             encode_on_device: encode gradients where they lie (CUDA: Triton kernels), so that only frames are copied to
                 the host. The same bytes; not yet tried on a GPU, so not the default.
+            on_demand: patterns of names of parameters whose values do not come after every step, but with `optimizer.fetch()`:
+                experts, say. They need not be the same on every worker.
             kwargs: the optimizer's own.
 
         Raises:
@@ -176,6 +179,7 @@ class Worker:
             clip_norm=clip_norm,
             num_encoder_threads=_num_encoder_threads(),
             encode_on_device=encode_on_device,
+            on_demand=tuple(on_demand),
         )
         parts = self._start(given, template, settings)
         optimizer = RemoteOptimizer(template.param_groups, template.defaults, parts)
