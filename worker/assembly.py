@@ -10,6 +10,7 @@ from ..compression.cuda.warm_up import warm_up_on_device
 from ..compression.spec import parse_codec
 from ..compression.warm_up import warm_up
 from ..protos.common_pb2 import JobSpecification, OptimizerSpecification
+from ..protos.errors import SettingError
 from .gradient_encoder import check_overrides, encoders_of
 from .layout import Layout
 from .membership import Membership
@@ -62,6 +63,11 @@ def start_replica(
         SettingError, PlanMismatchError, OptimizerMismatchError, OverBudgetError: the job cannot train this.
     """
     job = seat.membership.job
+    if settings.on_demand and seat.layout.fsdp > 1:
+        raise SettingError(
+            "on_demand does not go with fsdp: values would be fetched while the modules around them are gathered; divide the "
+            "experts over dp instead"
+        )
     reading = seat.ranks.together(lambda: read_model(model.parts, template.param_groups, model.whole))
     table = reading.table(seat.ranks.gather(reading.facts))
     specification = optimizer_specification(type(template), template.param_groups, template.defaults)

@@ -12,3 +12,5 @@ class ReplicaSettings:
     num_encoder_threads: int = 1
     early: bool = True
     encode_on_device: bool = False
+    on_demand: tuple[str, ...] = ()
+    """Patterns of names of parameters whose values are fetched, not sent after every step."""

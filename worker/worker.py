@@ -145,6 +145,7 @@ class Worker:
         clip_norm: float | None = None,
         lr_scaling: LearningRateScaling | None = None,
         encode_on_device: bool = False,
+        on_demand: Sequence[str] = (),
         **kwargs: Any,
     ) -> RemoteOptimizer:
         """Replaces `optimizer_class(model.parameters(), **kwargs)`; the servers run it.
@@ -163,6 +164,8 @@ class Worker:
             lr_scaling: makes learning rates follow the size of the joint batch; synchronous mode only.
             encode_on_device: encode gradients where they lie (CUDA: Triton kernels), so that only frames are copied to
                 the host. The same bytes; not yet tried on a GPU, so not the default.
+            on_demand: patterns of names of parameters whose values do not come after every step, but with `optimizer.fetch()`:
+                experts, say. They need not be the same on every worker.
             kwargs: the optimizer's own.
 
         Raises:
@@ -185,6 +188,7 @@ class Worker:
             clip_norm=clip_norm,
             num_encoder_threads=_num_encoder_threads(),
             encode_on_device=encode_on_device,
+            on_demand=tuple(on_demand),
         )
         parts = self._start(given, template, settings)
         factor = None if lr_scaling is None else LearningRateFactor(lr_scaling)
