@@ -296,6 +296,7 @@ class Worker:
         if self._old_sigterm is not None:
             signal.signal(signal.SIGTERM, self._old_sigterm)
             self._old_sigterm = None
+        lost = None if error is None else self._ranks.loss_behind(error)
         try:
             if error is None and self._optimizer is not None:
                 self._optimizer.flush()
@@ -303,7 +304,9 @@ class Worker:
             error = failure
             raise
         finally:
-            self.close(_failure_text(error))
+            self.close(_failure_text(lost or error))
+        if lost is not None:
+            raise lost from error
 
     # ---- inside ----
 
