@@ -13,17 +13,25 @@ class RankGradients:
     """This rank's view of the worker's gradients."""
 
     def __init__(
-        self, ranks: Ranks, parameters: Mapping[int, torch.Tensor], reduction: GradientReduction | None = None
+        self,
+        ranks: Ranks,
+        parameters: Mapping[int, torch.Tensor],
+        reduction: GradientReduction | None = None,
+        in_microbatches: bool = False,
     ) -> None:
-        """`parameters` of this process by plan entry; `reduction` None: every gradient is whole as autograd leaves it."""
+        """`parameters` of this process by plan entry; `reduction` None: every gradient is whole as autograd leaves it.
+
+        `in_microbatches`: a pipeline adds to every gradient several times in a step.
+        """
         self._ranks = ranks
         self._parameters = parameters
         self._reduction = reduction
+        self._in_microbatches = in_microbatches
 
     @property
     def whole_after_backward(self) -> bool:
         """Whether a gradient may leave while backward still runs."""
-        return self._reduction is None
+        return self._reduction is None and not self._in_microbatches
 
     def reduced(self, gradients: Mapping[int, torch.Tensor]) -> Mapping[int, torch.Tensor]:
         """The worker's gradients, where this rank's have to be added to those of others. All ranks call it together."""

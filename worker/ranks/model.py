@@ -85,7 +85,7 @@ def rank_model(
         own,
         memory,
         BlockCopies(ranks, own.copies, memory),
-        RankGradients(ranks, held, reduction),
+        RankGradients(ranks, held, reduction, in_microbatches=layout.pp > 1),
         table.num_parameters,
     )
 
