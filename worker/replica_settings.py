@@ -1,6 +1,9 @@
 """What the caller of `worker.optimizer()` or `worker.local_updates()` chose."""
 
+import os
 from dataclasses import dataclass
+
+MOST_ENCODER_THREADS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,3 +17,8 @@ class ReplicaSettings:
     encode_on_device: bool = False
     on_demand: tuple[str, ...] = ()
     """Patterns of names of parameters whose values are fetched, not sent after every step."""
+
+
+def num_encoder_threads() -> int:
+    """As many as this machine has cores to spare for, next to autograd."""
+    return max(1, min(MOST_ENCODER_THREADS, (os.cpu_count() or 1) // 2))

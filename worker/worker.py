@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,15 +32,13 @@ from .recorded_steps import OptimizerParts
 from .recorder import Recorder
 from .registrar_client import RegistrarClient
 from .replica import Replica
-from .replica_settings import ReplicaSettings
+from .replica_settings import ReplicaSettings, num_encoder_threads
 from .share import DataCalls, loader_of, share_dealt, share_strided, shared_epoch
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 logger = logging.getLogger(__name__)
-
-MOST_ENCODER_THREADS = 2
 
 Params = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
 
@@ -186,7 +183,7 @@ class Worker:
         settings = ReplicaSettings(
             accumulate=accumulate,
             clip_norm=clip_norm,
-            num_encoder_threads=_num_encoder_threads(),
+            num_encoder_threads=num_encoder_threads(),
             encode_on_device=encode_on_device,
             on_demand=tuple(on_demand),
         )
@@ -227,7 +224,7 @@ class Worker:
         settings = OuterSettings(every=every, learning_rate=outer_lr, momentum=outer_momentum)
         outer = settings.optimizer(optimizer)
         replica_settings = ReplicaSettings(
-            num_encoder_threads=_num_encoder_threads(), early=False, encode_on_device=encode_on_device
+            num_encoder_threads=num_encoder_threads(), early=False, encode_on_device=encode_on_device
         )
         parts = self._start(GivenModel.of(model, whole), outer, replica_settings)
         local_updates = LocalUpdates(optimizer, outer, settings, parts)
@@ -314,6 +311,7 @@ class Worker:
         if self._old_sigterm is not None:
             signal.signal(signal.SIGTERM, self._old_sigterm)
             self._old_sigterm = None
+        lost = None if error is None else self._ranks.loss_behind(error)
         try:
             if error is None and self._optimizer is not None:
                 self._optimizer.flush()
@@ -321,7 +319,9 @@ class Worker:
             error = failure
             raise
         finally:
-            self._close(failure_text(error), orderly=error is None)
+            self._close(failure_text(lost or error), orderly=error is None)
+        if lost is not None:
+            raise lost from error
 
     # ---- inside ----
 
@@ -394,7 +394,3 @@ class Worker:
 
 def _number(value: Any) -> float:
     return float(value.detach()) if isinstance(value, torch.Tensor) else float(value)
-
-
-def _num_encoder_threads() -> int:
-    return max(1, min(MOST_ENCODER_THREADS, (os.cpu_count() or 1) // 2))

@@ -72,6 +72,11 @@ class RankGroup:
         """Ends one rank with SIGKILL."""
         self.ranks[rank].process.kill()
 
+    def signal(self, number: int, ranks: Sequence[int]) -> None:
+        """Sends a signal to some ranks."""
+        for rank in ranks:
+            self.ranks[rank].process.send_signal(number)
+
     def wait_for_output(self, rank: int, text: str, timeout_seconds: float = 60) -> None:
         """Until a rank has printed this."""
         deadline = time.monotonic() + timeout_seconds

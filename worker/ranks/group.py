@@ -5,6 +5,8 @@ from typing import Protocol, TypeVar
 
 import torch
 
+from ...protos.errors import RankLostError
+
 Result = TypeVar("Result")
 Value = TypeVar("Value")
 
@@ -27,7 +29,11 @@ class Ranks(Protocol):
         """
 
     def from_first(self, action: Callable[[], Result]) -> Result:
-        """Runs the action on rank 0 only; every rank gets its result, or its error."""
+        """Runs the action on rank 0 only; every rank gets its result, or its error.
+
+        Raises:
+            RankFailedError: rank 0 raised an error that is not one of pushpull's; that one is raised on rank 0.
+        """
 
     def gather(self, value: Value) -> list[Value]:
         """Every rank's value, by rank."""
@@ -46,6 +52,9 @@ class Ranks(Protocol):
 
     def prepare(self, sets: Sequence[tuple[int, ...]]) -> None:
         """Announces the sets of ranks that `broadcast` and `add_up` will be called with, over the whole worker."""
+
+    def loss_behind(self, error: BaseException) -> RankLostError | None:
+        """What to raise instead of an error of user code that comes of another rank's end: it was in a call of torch then."""
 
     def close(self, orderly: bool) -> None:
         """Ends the group; in an orderly way: behind the last call of every rank."""
@@ -79,6 +88,9 @@ class SoleRank:
         """Nobody else is there."""
 
     def prepare(self, sets: Sequence[tuple[int, ...]]) -> None:
+        """Nobody else is there."""
+
+    def loss_behind(self, error: BaseException) -> None:
         """Nobody else is there."""
 
     def close(self, orderly: bool) -> None:

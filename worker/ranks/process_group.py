@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from ...protos.errors import ExpiredError, RankFailedError, RankLostError
+from ...protos.errors import ExpiredError, PushpullError, RankFailedError, RankLostError
 
 Result = TypeVar("Result")
 Value = TypeVar("Value")
@@ -17,6 +17,9 @@ Value = TypeVar("Value")
 TIMEOUT_SECONDS = 3600.0
 """Of a call in which another rank does not take part although it lives. Long: rank 0 may wait for servers that start."""
 LAST_CALLS_SECONDS = 0.3
+
+SIGNS_OF_LOSS = ("gloo/transport/", "ncclRemoteError")
+"""In the texts of errors that torch raises where a connection to another rank breaks; it has no class for them."""
 
 FINE, EXPIRED, FAILED = range(3)
 """How badly an action went, for all ranks to agree on."""
@@ -47,16 +50,18 @@ class ProcessGroupRanks:
         return result  # type: ignore[return-value]
 
     def from_first(self, action: Callable[[], Result]) -> Result:
+        error: Exception | None = None
         answer: list[Any] = [None, None]
         if self.rank == 0:
             try:
                 answer[0] = action()
-            except Exception as error:
-                answer[1] = error
+            except Exception as failure:
+                error, answer[1] = failure, _for_others(failure)
         with _peers_alive():
             dist.broadcast_object_list(answer, src=0, group=self._control)
-        if answer[1] is not None:
-            raise answer[1]
+        error = error or answer[1]
+        if error is not None:
+            raise error
         return answer[0]  # type: ignore[no-any-return]
 
     def gather(self, value: Value) -> list[Value]:
@@ -82,6 +87,14 @@ class ProcessGroupRanks:
     def prepare(self, sets: Sequence[tuple[int, ...]]) -> None:
         for ranks in sorted(set(sets) - self._groups.keys()):
             self._groups[ranks] = self._new_group(list(ranks))
+
+    def loss_behind(self, error: BaseException) -> RankLostError | None:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, PushpullError):
+            if isinstance(cause, RuntimeError) and any(sign in str(cause) for sign in SIGNS_OF_LOSS):
+                return _rank_lost(cause)
+            cause = cause.__cause__ or cause.__context__
+        return None
 
     def close(self, orderly: bool) -> None:
         """Leaves the default group too: `connect()` has opened it."""
@@ -112,6 +125,13 @@ class ProcessGroupRanks:
         return ExpiredError(text) if worst == EXPIRED else RankFailedError(text)
 
 
+def _for_others(error: Exception) -> Exception:
+    """What the other ranks raise. Errors that are not ours might not survive the way to another process."""
+    if isinstance(error, PushpullError):
+        return error
+    return RankFailedError(f"rank 0 of this worker failed: {type(error).__name__}: {error}")
+
+
 def _severity(error: Exception | None) -> int:
     if error is None:
         return FINE
@@ -124,7 +144,11 @@ def _peers_alive() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise RankLostError(
-            "another rank of this worker is gone or does not answer, so this one cannot go on; start the whole worker again "
-            f"({error})"
-        ) from error
+        raise _rank_lost(error) from error
+
+
+def _rank_lost(error: RuntimeError) -> RankLostError:
+    return RankLostError(
+        "another rank of this worker is gone or does not answer, so this one cannot go on; start the whole worker again "
+        f"({error})"
+    )
