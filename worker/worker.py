@@ -34,7 +34,7 @@ from .recorder import Recorder
 from .registrar_client import RegistrarClient
 from .replica import Replica
 from .replica_settings import ReplicaSettings
-from .share import DataCalls, loader_of, share_dealt, share_strided, shared_epoch
+from .share import DataCalls, EarlyLeaving, loader_of, share_dealt, share_strided, shared_epoch
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -60,6 +60,7 @@ class Worker:
         self._recorder = Recorder(self._metrics)
         self._ledger = DataLedger()
         self._ranks = open_ranks(config)
+        self._early = EarlyLeaving(at_once=self._ranks.num_ranks == 1)
         self._registrar = RegistrarClient(
             config.servers[0], config.patience_seconds, "patience_seconds", self._ranks.rank
         )
@@ -344,6 +345,7 @@ class Worker:
             skip_step=self._skip_step,
             pause=self._stop_counting,
             out_of_data=self._out_of_data,
+            early=self._early,
         )
 
     def _deal(self, request: DealRequest) -> DealResponse:
@@ -377,6 +379,7 @@ class Worker:
             self._stop_counting()
 
     def _stop_counting(self) -> None:
+        self._early.catch_up()
         if self._optimizer is not None:
             self._optimizer.flush()
         if self._replica is not None:
