@@ -10,6 +10,7 @@ from ..compression.cuda.warm_up import warm_up_on_device
 from ..compression.spec import parse_codec
 from ..compression.warm_up import warm_up
 from ..protos.common_pb2 import JobSpecification, OptimizerSpecification
+from ..protos.errors import SettingError
 from .gradient_encoder import check_overrides, encoders_of
 from .layout import Layout
 from .membership import Membership
@@ -43,6 +44,18 @@ class GivenModel:
         """Of all parts."""
         return itertools.chain.from_iterable(part.parameters() for part in self.parts)
 
+    def check_told(self, layout: Layout) -> None:
+        """Refuses pipeline stages without the model that they are stages of: like stages would pass for copies of one.
+
+        Raises:
+            SettingError: says what to pass.
+        """
+        if layout.pp > 1 and self.whole is None:
+            raise SettingError(
+                f"the layout is {layout.spec}, and a pipeline stage does not tell what model it is a stage of; pass whole=..., "
+                "the undivided model (it may be on the meta device), and stages that keep its names"
+            )
+
 
 @dataclass(frozen=True)
 class Seat:
@@ -62,6 +75,7 @@ def start_replica(
         SettingError, PlanMismatchError, OptimizerMismatchError, OverBudgetError: the job cannot train this.
     """
     job = seat.membership.job
+    model.check_told(seat.layout)
     reading = seat.ranks.together(lambda: read_model(model.parts, template.param_groups, model.whole))
     table = reading.table(seat.ranks.gather(reading.facts))
     specification = optimizer_specification(type(template), template.param_groups, template.defaults)

@@ -247,7 +247,7 @@ class Worker:
 
         `batch_size` is per worker, as with DistributedDataParallel. Call it once for each epoch, on every worker, with the
         same data set. `batch_size` and `shuffle` are for data sets; a DataLoader has its own. Ranks that see different data
-        (fsdp, dp) get their part of the worker's batch, the others all of it.
+        (fsdp, dp) get their part of the worker's batch, the others all of it; all of them leave the loop at the same batch.
         """
         loader = loader_of(data, batch_size, shuffle)
         epoch, self._epoch = self._epoch, self._epoch + 1
