@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--local-steps", type=int, default=0, help="local steps between two pushes; 0: push every step")
     parser.add_argument("--outer-lr", type=float, default=0.7, help="with --local-steps: of the servers")
     parser.add_argument(
-        "--outer-momentum", type=float, default=0.9, help="with --local-steps: of the servers, Nesterov"
+        "--outer-momentum", type=float, default=0.5, help="with --local-steps: of the servers, Nesterov"
     )
     parser.add_argument("--text-bytes", type=int, default=2_000_000, help="how much text to read")
     parser.add_argument("--validate-every", type=int, default=100, help="steps between two validations")

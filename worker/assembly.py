@@ -76,6 +76,11 @@ def start_replica(
     """
     job = seat.membership.job
     model.check_told(seat.layout)
+    if settings.on_demand and seat.layout.fsdp > 1:
+        raise SettingError(
+            "on_demand does not go with fsdp: values would be fetched while the modules around them are gathered; divide the "
+            "experts over dp instead"
+        )
     reading = seat.ranks.together(lambda: read_model(model.parts, template.param_groups, model.whole))
     table = reading.table(seat.ranks.gather(reading.facts))
     specification = optimizer_specification(type(template), template.param_groups, template.defaults)

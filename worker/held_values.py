@@ -14,6 +14,9 @@ from .followed_values import Receiver
 from .ranks.rank_blocks import RankBlocks
 from .tensor_memory import TensorMemory
 
+NOTHING_HELD = (1 << 64) - 1
+"""In place of a version."""
+
 
 class HeldValues:
     """Takes published values of this rank's blocks as they arrive, from one thread for each shard.
@@ -34,8 +37,16 @@ class HeldValues:
 
     def versions(self, shard: int) -> list[int]:
         """Held version of each of the rank's blocks on this shard, in id order."""
-        versions: list[int] = self._versions[self._owned[shard]].tolist()
+        return self.versions_of(self._owned[shard])
+
+    def versions_of(self, blocks: Sequence[int] | NDArray[np.int64]) -> list[int]:
+        """Held version of each of these blocks."""
+        versions: list[int] = self._versions[np.asarray(blocks, np.int64)].tolist()
         return versions
+
+    def forget(self, blocks: Sequence[int]) -> None:
+        """What the tensors have of these blocks is of no version."""
+        self._versions[np.asarray(blocks, np.int64)] = NOTHING_HELD
 
     def expect(self) -> None:
         """Values are about to come."""

@@ -38,6 +38,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         self._replica = parts.replica
         self._ledger = parts.ledger
         self._steps = RecordedSteps(parts)
+        self._entry_of = {id(tensor): index for index, tensor in parts.table.held.items()}
         self._pushed = {
             index: tensor for index, tensor in parts.table.held.items() if parts.table.entries[index].group >= 0
         }
@@ -78,6 +79,19 @@ class RemoteOptimizer(torch.optim.Optimizer):
     def synchronize(self) -> None:
         """Waits until the newest values are in the parameters. `step()` has waited already; here for later."""
 
+    def fetch(self, *used: torch.nn.Module | torch.Tensor) -> None:
+        """Pulls the newest values of parameters that are on demand, ahead of the forward pass that uses them.
+
+        Name modules or parameters; what is not on demand has the newest values already. Every rank of the worker calls this
+        together, each with what it is about to use, possibly nothing. In a step whose gradients count, what is fetched fits
+        the rest of the model: in synchronous mode it is of the same round.
+
+        Raises:
+            SettingError: a parameter is not one of the model's.
+        """
+        parameters = (p for each in used for p in (each.parameters() if isinstance(each, torch.nn.Module) else [each]))
+        self._replica.fetch({self._entry(parameter) for parameter in parameters})
+
     def state_dict(self) -> dict[str, Any]:
         """`param_groups`, and under `pushpull` what this worker's encoders remember, its clock and job. No server state."""
         state: dict[str, Any] = super().state_dict()
@@ -115,6 +129,15 @@ class RemoteOptimizer(torch.optim.Optimizer):
         """Removes the hooks from the model."""
         for hook in self._hooks:
             hook.remove()
+
+    def _entry(self, parameter: torch.Tensor) -> int:
+        entry = self._entry_of.get(id(parameter))
+        if entry is None:
+            raise SettingError(
+                f"optimizer.fetch() was given a tensor of shape {tuple(parameter.shape)} that is no parameter of the model of "
+                "this rank; pass parameters, or modules of the model that worker.optimizer() has got"
+            )
+        return entry
 
     def _step(self, num_samples: float | None) -> None:
         scaling = loss_scaling_of(self)

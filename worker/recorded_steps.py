@@ -37,6 +37,8 @@ class RecordedSteps:
         self._recorder = parts.recorder
         self._step_ended_at: float | None = None
         self._traffic = parts.replica.traffic()
+        self._timings = replace(parts.replica.timings)
+        """At the end of the step before: what is fetched between steps counts with the next one."""
 
     @property
     def bytes_received(self) -> int:
@@ -64,17 +66,18 @@ class RecordedSteps:
 
     def _timed(self, request: StepRequest) -> StepKind:
         replica, started = self._replica, time.perf_counter()
-        before = replace(replica.timings)
+        before, now = self._timings, replica.timings
+        fetching = now.wait + now.decode - before.wait - before.decode
         num_restaged = replica.num_restaged
         kind = StepKind.REFUSED
         try:
             kind = replica.step(request)
         finally:
-            now = replica.timings
+            self._timings = replace(now)
             traffic = replica.traffic()
             pushed, pulled, resent = (b - a for a, b in zip(self._traffic, traffic, strict=True))
             self._traffic = traffic
-            compute = 0.0 if self._step_ended_at is None else started - self._step_ended_at
+            compute = 0.0 if self._step_ended_at is None else started - self._step_ended_at - fetching
             self._step_ended_at = time.perf_counter()
             self._recorder.step_ended(
                 StepSummary(

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 import torch
@@ -11,14 +11,17 @@ from ..compression.spec import parse_codec
 from ..protos.common_pb2 import Mode, OptimizerSpecification
 from ..protos.errors import ExpiredError, FencedError, NonFiniteError, PushpullError
 from ..protos.registrar_pb2 import EnrolResponse
-from ..protos.shard_pb2 import Hello, Outcome, Pull, PullDone, WorkerMessage
+from ..protos.shard_pb2 import Outcome, WorkerMessage
 from .block_encoding import encoding_of
 from .followed_values import receiver_for
 from .gradient_encoder import encoders_of, step_seed
+from .greeting import greetings
 from .held_values import HeldValues
 from .initialise import upload_initial_values
 from .membership import Membership
-from .open_exchange import OpenPull, OpenStep
+from .on_demand import OnDemand
+from .open_exchange import OpenStep
+from .pulls import Pulls
 from .ranks.model import RankModel
 from .recorder import StepKind, Timings
 from .replica_settings import ReplicaSettings
@@ -29,8 +32,6 @@ from .step_messages import Position, StagedFrames, StepRequest, clipping_factor,
 logger = logging.getLogger(__name__)
 
 ASK_AGAIN_SECONDS = 0.02
-LEVELLING_PULLS = 3
-"""Pulls that try to bring all shards to one round; with a quorum rounds may close faster than this worker pulls."""
 REJOIN_ATTEMPTS = 5
 DEFAULT_MESSAGE_BYTES = 1 << 20
 
@@ -50,16 +51,15 @@ class Replica:
         settings: ReplicaSettings,
     ) -> None:
         self.plan = plan = model.plan
+        self._model = model
         self._own = model.blocks
         self._ranks = model.ranks
-        self._copies = model.copies
         self._gradients = model.gradients
-        self._optimised = frozenset(i for i, entry in enumerate(plan.entries) if entry.group >= 0)
+        self._on_demand = OnDemand(model, settings.on_demand)
         self.encoder, encoding = encoding_of(plan, encoders_of(membership.job), settings.encode_on_device)
         self.clock = 0
         """The job's clock when this worker enrolled: rounds, or steps of the slowest member."""
         self.timings = Timings()
-        self.position = Position()
         self._membership = membership
         self.job = membership.job
         self._optimizer = optimizer
@@ -67,6 +67,7 @@ class Replica:
         self._memory = model.memory
         receiver = receiver_for(parse_codec(self.job.pull_codec), model.memory, len(plan.blocks))
         self._held = HeldValues(model.blocks, model.memory, receiver, model.num_parameters)
+        self._pulls = Pulls(model, self._held, self._on_demand)
         self._message_bytes = self.job.message_bytes or DEFAULT_MESSAGE_BYTES
         self._stager = Stager(
             model.blocks,
@@ -87,8 +88,12 @@ class Replica:
         self._interrupted = False
         self._step = 0
         self._round_due = 0
-        self._num_pulls = 0
         membership.on_fenced = self._fail
+
+    @property
+    def position(self) -> Position:
+        """Where this worker stands in the job."""
+        return self._pulls.position
 
     @property
     def num_restaged(self) -> int:
@@ -103,7 +108,8 @@ class Replica:
 
     def on_gradient(self, entry: int, gradient: torch.Tensor | None) -> None:
         """A gradient is ready; may send it early. Never blocks."""
-        self._stager.on_gradient(entry, gradient)
+        if self._on_demand.may_push(entry):
+            self._stager.on_gradient(entry, gradient)
 
     def scale_early_by(self, factor: Callable[[], float]) -> None:
         """See `Stager.scale_early_by`."""
@@ -145,13 +151,40 @@ class Replica:
         except ExpiredError as error:
             return self._come_back(error)
 
+    def fetch(self, entries: Collection[int]) -> None:
+        """Pulls what of these entries is on demand, on any rank. Every rank calls it together, possibly with nothing.
+
+        A step that is open goes on: gradients that are there already are sent, or sent again, in `step`.
+        """
+        wanted = self._on_demand.wanted_by_any(entries)
+        if not wanted:
+            return
+        started = time.perf_counter()
+        try:
+            self._ranks.together(self._check)
+            self._stager.suspend()
+            self._pulls.fetch(self._shards, wanted)
+        except ExpiredError as error:
+            # Not the moment to put other values into the whole model. The next step joins again and drops what comes of this.
+            logger.warning("worker %d fetched nothing: %s", self._membership.worker_id, error)
+            self._interrupted = True
+            return
+        except BaseException as error:
+            self._interrupted = not isinstance(error, PushpullError)
+            raise
+        if self._active:
+            self._begin_step()
+            self._stager.resume()
+        self._count_time(0.0, time.perf_counter() - started)
+
     def _check(self) -> None:
         self._membership.check()
         if self._interrupted:
-            raise ExpiredError("the step before was interrupted")
+            raise ExpiredError("the exchange before was interrupted")
 
     def rejoin(self) -> None:
         """A new incarnation: everything is pulled, the open step's gradient is dropped, the residual stays."""
+        self._interrupted = False
         self._stager.suspend()
         self.encoder.discard(self._own.blocks)
         for attempts_left in reversed(range(REJOIN_ATTEMPTS)):
@@ -192,16 +225,7 @@ class Replica:
     # ---- life ----
 
     def _new_shards(self) -> ShardGroup:
-        several = self._ranks.num_ranks > 1
-        hello = Hello(
-            job_id=self.job.job_id,
-            worker_id=self._membership.worker_id,
-            incarnation=self._membership.incarnation,
-            plan_fingerprint=self.plan.fingerprint,
-            rank=self._ranks.rank,
-            num_ranks=self._ranks.num_ranks,
-        )
-        return ShardGroup(self.job, hello, self._own.blocks_of_shard if several else None, self._held.take)
+        return ShardGroup(self.job, greetings(self._membership, self._model, self._on_demand.entries), self._held.take)
 
     def _fail(self, error: FencedError) -> None:
         self._shards.fail(error)
@@ -221,7 +245,7 @@ class Replica:
             self._ranks.together(self._shards.check)
             time.sleep(ASK_AGAIN_SECONDS)
         self.clock = answer.clock
-        self._pull(range(self.plan.num_shards), everything=True)
+        self._pulls.everything(self._shards)
 
     def _enrol(self) -> EnrolResponse:
         return self._membership.registrar.enrol(self.plan.to_message(), self._optimizer)
@@ -236,7 +260,6 @@ class Replica:
 
     def _come_back(self, error: ExpiredError) -> StepKind:
         logger.warning("worker %d joins again: %s", self._membership.worker_id, error)
-        self._interrupted = False
         self.rejoin()
         return StepKind.EXPIRED
 
@@ -248,7 +271,7 @@ class Replica:
         if self.job.mode == Mode.MODE_SYNC:
             fresh = self.position.round >= answer.first_round - 1
             while self.position.round < answer.first_round - 1:
-                self._pull(range(self.plan.num_shards))
+                self._pull()
                 if self.position.round < answer.first_round - 1:
                     time.sleep(ASK_AGAIN_SECONDS)
             self._round_due = max(answer.first_round, self.position.round + 1)
@@ -256,60 +279,22 @@ class Replica:
             pulled_at = max(self.position.own_clock, self.position.smallest_clock)
             fresh = answer.clock - pulled_at <= self.job.staleness_bound
             if not fresh:
-                self._pull(range(self.plan.num_shards))
+                self._pull()
         self._open_step()
         return fresh
 
-    # ---- pulls ----
-
-    def _pull(self, shards: Sequence[int], everything: bool = False) -> dict[int, PullDone]:
-        """Pulls from these shards, which may differ from rank to rank; their answers."""
+    def _pull(self) -> None:
         self._stager.suspend()
-        self._held.expect()
-        self._num_pulls += 1
-        pulls = {}
-        for shard in shards:
-            base = [] if everything else self._held.versions(shard)
-            message = WorkerMessage(pull=Pull(request=self._num_pulls, base_versions=base))
-            pulls[shard] = OpenPull(self._num_pulls, message.SerializeToString())
-        self._shards.begin(pulls)
-        self._ranks.together(self._shards.wait)
-        self._complete(None if everything else self._optimised)
-        answers = {shard: pull.pull_done for shard, pull in pulls.items() if pull.pull_done is not None}
-        self._note(answers.values())
-        return answers
-
-    def _complete(self, entries: frozenset[int] | None) -> None:
-        """The owners of blocks hold the new values: so do all others, and autograd learns of it."""
-        self._copies.hand_on(entries)
-        self._held.complete()
-
-    def _note(self, answers: Iterable[PullDone]) -> None:
-        """Where the worker stands is where its slowest rank does."""
-        self.position.note(list(answers))
-        self.position.agree(self._ranks.smallest)
-
-    def _level(self, rounds: Sequence[int]) -> None:
-        """After a late step shards may have answered with different rounds: pulls again from those behind."""
-        newest = list(rounds)
-        for _ in range(LEVELLING_PULLS):
-            goal = self._newest(newest)
-            behind = [shard for shard, round_number in enumerate(newest) if round_number < goal]
-            if self._gradients.agree(not behind):
-                break
-            for shard, answer in self._pull(behind).items():
-                newest[shard] = answer.round
-        self.position.round = self._newest(newest)
-
-    def _newest(self, rounds: Sequence[int]) -> int:
-        """Over all ranks."""
-        return -self._ranks.smallest([-max(rounds)])[0]
+        self._pulls.newer(self._shards, range(self.plan.num_shards))
 
     # ---- steps ----
 
+    def _begin_step(self) -> None:
+        self._shards.begin({shard: OpenStep(self._step + 1) for shard in range(self.plan.num_shards)})
+
     def _open_step(self) -> None:
+        self._begin_step()
         step = self._step + 1
-        self._shards.begin({shard: OpenStep(step) for shard in range(self.plan.num_shards)})
         life = self._membership.worker_id, self._membership.life
         self._stager.open(step, step_seed(self.job.seed, life, step))
 
@@ -325,7 +310,7 @@ class Replica:
             # Ctrl-C, say: some shards may have applied the step. Its outcome must not be taken for the next one's.
             self._interrupted = not isinstance(error, PushpullError)
             raise
-        self._complete(self._optimised)
+        self._pulls.behind_step()
         self._count_time(staged_at - started, time.perf_counter() - staged_at)
         return self._end_step(frames)
 
@@ -336,16 +321,19 @@ class Replica:
             commit = commit_of(shard, request, frames, self._held.versions(shard), key)
             self._shards.commit(shard, WorkerMessage(commit=commit).SerializeToString())
         with self._membership.ending_all_ranks():
-            self._shards.wait()
+            self._shards.wait(range(self.plan.num_shards))
 
     def _stage(self, request: StepRequest) -> StagedFrames:
         """Sends the gradients, unless some rank skips the step: then all do.
 
         A gradient that is not finite makes the step a skip too, because others may wait for it; then the caller learns.
         """
-        skips = self._ranks.sums([float(request.skip)])[0]
+        fetched = request.skip or self._on_demand.all_may_be_pushed(request.gradients)
+        skips, unfetched = self._ranks.sums([float(request.skip), float(not fetched)])
         if skips:
             return StagedFrames.of_skip(self._own, self._stager.abandon())
+        if unfetched:
+            raise self._on_demand.refusal(request.gradients)
         gradients = request.gradients if request.reduced else self._gradients.reduced(request.gradients)
         staged, failure = self._ranks.together(lambda: self._finish(gradients, request))
         failures, squares = self._ranks.sums([float(failure is not None), staged.squares])
@@ -382,9 +370,9 @@ class Replica:
         exchanges = [client.exchange for client in self._shards.clients]
         answers = [e.pull_done for e in exchanges if isinstance(e, OpenStep) and e.pull_done is not None]
         self._step += 1
-        self._note(answers)
-        if self.job.mode == Mode.MODE_SYNC:
-            self._level([answer.round for answer in answers])
+        in_rounds = self.job.mode == Mode.MODE_SYNC
+        self._pulls.step_ended(self._shards, answers, in_rounds)
+        if in_rounds:
             self._round_due = self.position.round + 1
         self._open_step()
         if frames.failure is not None:

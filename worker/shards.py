@@ -1,7 +1,7 @@
 """All shards at once: one stream to each, and waiting for all of them."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..protos.common_pb2 import JobSpecification
 from ..protos.errors import PushpullError
@@ -16,22 +16,19 @@ class ShardGroup:
     def __init__(
         self,
         job: JobSpecification,
-        hello: Hello,
-        blocks_of_shard: Sequence[Sequence[int]] | None,
+        greetings: Sequence[Hello],
         on_values: Callable[[int, Values, memoryview], None],
     ) -> None:
-        """`hello`: who speaks, to be addressed to each shard; with the blocks that are its own there, or None for all."""
+        """`greetings`: what to say to each shard."""
         self._changed = threading.Condition()
         self._error: PushpullError | None = None
         self.clients = [
             ShardClient(
-                ShardTarget(
-                    shard, address, _addressed(hello, shard, blocks_of_shard), job.server_patience_seconds or 600.0
-                ),
+                ShardTarget(shard, address, hello, job.server_patience_seconds or 600.0),
                 _for_shard(on_values, shard),
                 self._notify,
             )
-            for shard, address in enumerate(job.shard_addresses)
+            for shard, (address, hello) in enumerate(zip(job.shard_addresses, greetings, strict=True))
         ]
 
     def start(self) -> None:
@@ -69,15 +66,16 @@ class ShardGroup:
         if error is not None:
             raise error
 
-    def wait(self) -> None:
-        """Waits until all open exchanges are done.
+    def wait(self, shards: Iterable[int]) -> None:
+        """Waits until the open exchanges with these shards are done.
 
         Raises:
             PushpullError: what ended a stream for good.
         """
+        exchanges = [self.clients[shard].exchange for shard in shards]
         with self._changed:
-            self._changed.wait_for(lambda: self._all_done() or self.error() is not None)
-        if not self._all_done():
+            self._changed.wait_for(lambda: _done(exchanges) or self.error() is not None)
+        if not _done(exchanges):
             self.check()
 
     def bytes_sent(self) -> int:
@@ -94,21 +92,13 @@ class ShardGroup:
         for client in self.clients:
             client.close()
 
-    def _all_done(self) -> bool:
-        return all(client.exchange is None or client.exchange.done for client in self.clients)
-
     def _notify(self) -> None:
         with self._changed:
             self._changed.notify_all()
 
 
-def _addressed(hello: Hello, shard: int, blocks_of_shard: Sequence[Sequence[int]] | None) -> Hello:
-    own = Hello()
-    own.CopyFrom(hello)
-    own.shard = shard
-    if blocks_of_shard is not None:
-        own.blocks.extend(blocks_of_shard[shard])
-    return own
+def _done(exchanges: Sequence[OpenExchange | None]) -> bool:
+    return all(exchange is None or exchange.done for exchange in exchanges)
 
 
 def _for_shard(

@@ -125,9 +125,13 @@ class Stager:
         self._accepting = self._early
 
     def suspend(self) -> None:
-        """Takes no gradients until the next `open`; what was sent of the open step is dropped."""
+        """Takes no gradients until the next `open` or `resume`; what was sent of the open step is dropped."""
         self._accepting = False
         self.abandon()
+
+    def resume(self) -> None:
+        """Takes gradients of the open step again. Those that came before go out in `finish`."""
+        self._accepting = self._early
 
     def on_gradient(self, entry: int, gradient: torch.Tensor | None) -> None:
         """Autograd has accumulated into this gradient."""

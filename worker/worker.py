@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,15 +32,13 @@ from .recorded_steps import OptimizerParts
 from .recorder import Recorder
 from .registrar_client import RegistrarClient
 from .replica import Replica
-from .replica_settings import ReplicaSettings
+from .replica_settings import ReplicaSettings, num_usable_encoder_threads
 from .share import DataCalls, EarlyLeaving, loader_of, share_dealt, share_strided, shared_epoch
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 logger = logging.getLogger(__name__)
-
-MOST_ENCODER_THREADS = 2
 
 Params = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
 
@@ -146,6 +143,7 @@ class Worker:
         clip_norm: float | None = None,
         lr_scaling: LearningRateScaling | None = None,
         encode_on_device: bool = False,
+        on_demand: Sequence[str] = (),
         **kwargs: Any,
     ) -> RemoteOptimizer:
         """Replaces `optimizer_class(model.parameters(), **kwargs)`; the servers run it.
@@ -164,6 +162,8 @@ class Worker:
             lr_scaling: makes learning rates follow the size of the joint batch; synchronous mode only.
             encode_on_device: encode gradients where they lie (CUDA: Triton kernels), so that only frames are copied to
                 the host. The same bytes; not yet tried on a GPU, so not the default.
+            on_demand: patterns of names of parameters whose values do not come after every step, but with `optimizer.fetch()`:
+                experts, say. They need not be the same on every worker.
             kwargs: the optimizer's own.
 
         Raises:
@@ -184,8 +184,9 @@ class Worker:
         settings = ReplicaSettings(
             accumulate=accumulate,
             clip_norm=clip_norm,
-            num_encoder_threads=_num_encoder_threads(),
+            num_encoder_threads=num_usable_encoder_threads(),
             encode_on_device=encode_on_device,
+            on_demand=tuple(on_demand),
         )
         parts = self._start(given, template, settings)
         factor = None if lr_scaling is None else LearningRateFactor(lr_scaling)
@@ -201,7 +202,7 @@ class Worker:
         every: int,
         whole: torch.nn.Module | None = None,
         outer_lr: float = 0.7,
-        outer_momentum: float = 0.9,
+        outer_momentum: float = 0.5,
         encode_on_device: bool = False,
     ) -> LocalUpdates:
         """Local SGD, DiLoCo: `every` steps of a local optimizer, then one push of how far they led.
@@ -214,7 +215,7 @@ class Worker:
             optimizer: any torch optimizer over parameters of the model; its state stays on this worker.
             every: local steps between two pushes.
             outer_lr: learning rate of the servers; 1 with outer_momentum=0 averages the workers' values.
-            outer_momentum: of the servers; 0: none.
+            outer_momentum: of the servers; 0: none. DiLoCo's 0.9 is for hundreds of pushes and more (docs/local-updates.md).
             encode_on_device: as for `optimizer`.
 
         Raises:
@@ -224,7 +225,7 @@ class Worker:
         settings = OuterSettings(every=every, learning_rate=outer_lr, momentum=outer_momentum)
         outer = settings.optimizer(optimizer)
         replica_settings = ReplicaSettings(
-            num_encoder_threads=_num_encoder_threads(), early=False, encode_on_device=encode_on_device
+            num_encoder_threads=num_usable_encoder_threads(), early=False, encode_on_device=encode_on_device
         )
         parts = self._start(GivenModel.of(model, whole), outer, replica_settings)
         local_updates = LocalUpdates(optimizer, outer, settings, parts)
@@ -393,7 +394,3 @@ class Worker:
 
 def _number(value: Any) -> float:
     return float(value.detach()) if isinstance(value, torch.Tensor) else float(value)
-
-
-def _num_encoder_threads() -> int:
-    return max(1, min(MOST_ENCODER_THREADS, (os.cpu_count() or 1) // 2))

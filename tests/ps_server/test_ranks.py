@@ -269,6 +269,8 @@ class TestPulls:
         stream.send(pull=Pull(request=8, blocks=[2], base_versions=[1]))
         _, values, done = stream.answers()
         assert (sorted(values), done.request) == ([], 8)
+        stream.send(pull=Pull(request=9, blocks=[2], base_versions=[2**64 - 1]))  # nothing is held
+        assert sorted(stream.answers()[1]) == [2]
         worker.close()
 
     def test_only_what_is_newer_is_sent(self, ranks: list[RawWorker]) -> None:

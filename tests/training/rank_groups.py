@@ -7,8 +7,6 @@ a launcher sets, gets the same arguments and returns what `torch.save` can write
 import importlib
 import json
 import os
-import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from forked_process import ForkedProcess
 from torch.distributed import TCPStore
 
 from pushpull.worker.layout import parse_layout
@@ -30,14 +29,13 @@ LAST_LINES = 30
 class Rank:
     """One process. Its output and errors are in files."""
 
-    def __init__(self, number: int, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(self, number: int, arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
         folder.mkdir(parents=True)
         self.number = number
         self._folder = folder
-        with self._output.open("w") as output, self._errors.open("w") as errors:
-            self.process = subprocess.Popen(
-                [*command, str(self.result_file)], env=dict(environment), stdout=output, stderr=errors
-            )
+        self._output.touch()
+        self._errors.touch()
+        self.process = ForkedProcess(_run, [*arguments, str(self.result_file)], environment, self._output, self._errors)
 
     @property
     def result_file(self) -> Path:
@@ -126,11 +124,10 @@ def rank_groups(folder: Path) -> Iterator[Start]:
         num_ranks = parse_layout(layout).num_ranks
         # The meeting point is here, as `torchrun` does it: no port is chosen that another process could take meanwhile.
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
-        command = [sys.executable, __file__, body, json.dumps(arguments)]
         ranks = [
             Rank(
                 rank,
-                command,
+                [body, json.dumps(arguments)],
                 _environment(layout, rank, num_ranks, store.port) | (environment or {}),
                 folder / name / str(rank),
             )
@@ -173,11 +170,3 @@ def _run(body: str, arguments: str, result_file: str) -> int:
         traceback.print_exc()
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    status = _run(*sys.argv[1:])
-    # Left alone, gloo's threads abort about one process in twenty while the interpreter comes down.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)

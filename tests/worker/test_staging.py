@@ -20,6 +20,8 @@ from pushpull.worker.ranks.group import SoleRank
 from pushpull.worker.ranks.rank_blocks import all_blocks
 from pushpull.worker.staging import Stager, StagingSettings
 
+from .fake_servers import wait_until
+
 PLAN = make_plan([TableEntry("weight", (30, 40), True, group=0), TableEntry("bias", (40,), True, group=0)], 2, 100)
 GRADIENTS = RankGradients(SoleRank(), {entry: torch.zeros(shaped.shape) for entry, shaped in enumerate(PLAN.entries)})
 
@@ -202,6 +204,28 @@ def test_nothing_is_taken_while_suspended(make_stage: Callable[..., Stage]) -> N
     stage.backward()
     assert stage.stager.finish({}, 1.0).entries == frozenset()
     assert stage.sink.messages == []
+
+
+def test_micro_batches_go_on_behind_an_interruption(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage(accumulate=2)
+    stage.backward()
+    stage.stager.suspend()
+    stage.stager.resume()
+    stage.backward()
+    wait_until(lambda: len(stage.sink.messages) > 0)  # early: `finish` has not been called
+    assert stage.stager.finish(stage.gradients, 1.0).attempt == 1
+    assert_sent(stage, stage.gradients)
+
+
+def test_what_was_sent_before_an_interruption_is_sent_again_under_a_higher_attempt(
+    make_stage: Callable[..., Stage],
+) -> None:
+    stage = make_stage()
+    stage.backward()
+    stage.stager.suspend()
+    stage.stager.resume()
+    assert (stage.stager.finish(stage.gradients, 1.0).attempt, stage.stager.num_restaged) == (2, 0)
+    assert_sent(stage, stage.gradients)
 
 
 @pytest.mark.parametrize("early", [True, False])

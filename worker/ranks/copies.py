@@ -26,8 +26,8 @@ class BlockCopies:
         self._copies = copies
         self._memory = memory
 
-    def hand_on(self, entries: frozenset[int] | None = None) -> None:
-        """Copies the owners' values into every copy; of these plan entries only, if they are named."""
+    def hand_on(self, entries: frozenset[int]) -> None:
+        """Copies the owners' values of these plan entries into every copy."""
         for copied in self._copies:
             for part in _portions(copied, entries):
                 self._hand_on(part)
@@ -51,12 +51,12 @@ def _places(copied: CopiedBlocks, values: NDArray[np.float32]) -> Iterator[tuple
         start += block.num_elements
 
 
-def _portions(copied: CopiedBlocks, entries: frozenset[int] | None) -> list[CopiedBlocks]:
+def _portions(copied: CopiedBlocks, entries: frozenset[int]) -> list[CopiedBlocks]:
     """The wanted blocks in pieces of limited size."""
     portions: list[list[PlanBlock]] = []
     room = 0
     for block in copied.blocks:
-        if entries is not None and block.entry not in entries:
+        if block.entry not in entries:
             continue
         if block.num_elements > room:
             portions.append([])
