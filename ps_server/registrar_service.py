@@ -36,13 +36,12 @@ from .config import JobSettings
 from .job import job_message
 from .links import LinkedShard, OrderStream
 from .metrics import ServerMetrics
+from .order_log import OrderLog
 from .registrar import Registrar
 from .rpc import refusing
 
 log = structlog.get_logger(__name__)
 
-ORDERS_KEPT = 4096
-"""Orders that a shard may miss while its link is down."""
 VIEW_PATIENCE_SECONDS = 10.0
 
 
@@ -59,8 +58,7 @@ class RegistrarService(RegistrarServicer):
         # Incarnations of an earlier life of this address must not be granted again: they start from the calendar's time.
         self._registrar = Registrar(settings, num_shards, tick_seconds, time.time_ns())
         self._changed = threading.Condition()
-        self._sequence = 0
-        self._log: list[RegistrarOrder] = []
+        self._log = OrderLog()
         self._addresses: list[str | None] = [None] * num_shards
         self._epochs: list[int | None] = [None] * num_shards
         self._streams: dict[int, OrderStream] = {}
@@ -221,29 +219,24 @@ class RegistrarService(RegistrarServicer):
                     f"shard {shard} at {hello.address} came back without its state; the job cannot go on"
                 )
                 raise self._lost
-            if self._log and hello.last_sequence + 1 < self._log[0].sequence:
-                raise BadRequestError(f"shard {shard} was away for too many orders")
+            missed = self._log.after(hello.last_sequence, shard)
             old = self._streams.get(shard)
             if old is not None:
                 old.end()
             stream = self._streams[shard] = OrderStream()
             self._addresses[shard], self._epochs[shard] = hello.address, hello.epoch
-            for order in self._log:
-                if order.sequence > hello.last_sequence:
-                    stream.put(order)
+            for order in missed:
+                stream.put(order)
             self._changed.notify_all()
             return stream
 
     def _send_orders(self) -> None:
         for order in self._registrar.take_orders():
-            self._sequence += 1
-            order.sequence = self._sequence
             if order.WhichOneof("order") == "install_plan":
                 order.install_plan.job.CopyFrom(self._job())
-            self._log.append(order)
+            self._log.add(order)
             for stream in self._streams.values():
                 stream.put(order)
-        del self._log[:-ORDERS_KEPT]
         self._changed.notify_all()
 
     def _wait_for_view(self) -> None:

@@ -44,6 +44,18 @@ class GivenModel:
         """Of all parts."""
         return itertools.chain.from_iterable(part.parameters() for part in self.parts)
 
+    def check_told(self, layout: Layout) -> None:
+        """Refuses pipeline stages without the model that they are stages of: like stages would pass for copies of one.
+
+        Raises:
+            SettingError: says what to pass.
+        """
+        if layout.pp > 1 and self.whole is None:
+            raise SettingError(
+                f"the layout is {layout.spec}, and a pipeline stage does not tell what model it is a stage of; pass whole=..., "
+                "the undivided model (it may be on the meta device), and stages that keep its names"
+            )
+
 
 @dataclass(frozen=True)
 class Seat:
@@ -63,6 +75,7 @@ def start_replica(
         SettingError, PlanMismatchError, OptimizerMismatchError, OverBudgetError: the job cannot train this.
     """
     job = seat.membership.job
+    model.check_told(seat.layout)
     if settings.on_demand and seat.layout.fsdp > 1:
         raise SettingError(
             "on_demand does not go with fsdp: values would be fetched while the modules around them are gathered; divide the "

@@ -138,9 +138,7 @@ class LocalUpdates(torch.optim.Optimizer):
             weight = 0.0
         if weight > 0:
             self._multiply_gradients(scaling.factor)
-            if closure is None:
-                self._replica.reduce_in_place(self._optimised)
-            loss = self.inner.step() if closure is None else self.inner.step(closure)
+            loss = self._step_locally(closure)
             self._window.touched.update(i for i, tensor in self._optimised.items() if tensor.grad is not None)
         self._window.num_steps += 1
         self._window.num_samples += weight
@@ -233,6 +231,19 @@ class LocalUpdates(torch.optim.Optimizer):
         given_out = self._ledger.num_samples - self._samples_seen
         self._samples_seen = self._ledger.num_samples
         return weight_of(num_samples, given_out)
+
+    def _step_locally(self, closure: Callable[[], float] | None) -> float | None:
+        """One step of the local optimizer, with gradients of the whole worker."""
+        if closure is None:
+            self._replica.reduce_in_place(self._optimised)
+            return self.inner.step()
+
+        def reduced() -> float:
+            loss = closure()
+            self._replica.reduce_in_place(self._optimised)
+            return loss
+
+        return self.inner.step(reduced)
 
     def _multiply_gradients(self, factor: float) -> None:
         if factor != 1.0:

@@ -1,11 +1,13 @@
 """This process's place in the job: joining, heartbeats, and coming back after an expired lease."""
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ..protos.common_pb2 import JobSpecification
-from ..protos.errors import ExpiredError, FencedError, ReplacedError, ServerLostError
+from ..protos.errors import ExpiredError, FencedError, PushpullError, ReplacedError, ServerLostError
 from ..protos.registrar_pb2 import JoinResponse, WorkerReport
+from .ending import failure_text
 from .heartbeat import Heartbeat
 from .ranks.group import Ranks
 from .registrar_client import RegistrarClient
@@ -83,10 +85,24 @@ class Membership:
             self.registrar.leave(self._report(), failure)
 
     def say_goodbye(self) -> None:
-        """Tells the registrar this rank's final figures, if another one leaves for the worker."""
+        """Where another rank leaves for the worker: this one's final figures. Its silence ends nobody from now on."""
         if self._ranks.rank > 0 and self._fenced is None:
             self._heartbeat.stop()
-            self.registrar.tell(self._report())
+            self.registrar.leave(self._report(), failure="")
+
+    @contextlib.contextmanager
+    def ending_all_ranks(self) -> Iterator[None]:
+        """Around waiting for what servers make of the parts of all ranks: one that fails in it ends the worker at once.
+
+        The others would wait for the part that it did not send, and could not be told by it that it will never come. An
+        expired lease ends the wait of all ranks by itself.
+        """
+        try:
+            yield
+        except PushpullError as error:
+            if self._ranks.num_ranks > 1 and not isinstance(error, ExpiredError):
+                self.leave(failure_text(error))
+            raise
 
     def _join(self, worker_id: int) -> JoinResponse:
         response = self._ranks.from_first(lambda: self.registrar.join(worker_id, self._ranks.num_ranks, self._layout))

@@ -130,15 +130,8 @@ class RegistrarClient:
         )
         return int(self._stub.Heartbeat(request, timeout=HEARTBEAT_TIMEOUT_SECONDS).num_workers)
 
-    def tell(self, report: WorkerReport) -> None:
-        """Final figures of a rank; an unreachable registrar does without."""
-        try:
-            self.beat(report)
-        except grpc.RpcError as error:
-            logger.info("final figures: %s", error)
-
     def leave(self, report: WorkerReport, failure: str) -> None:
-        """Ends this incarnation; an unreachable registrar finds out by itself."""
+        """Ends this incarnation, or this rank where another one speaks for it; an unreachable registrar finds out by itself."""
         request = LeaveRequest(
             worker_id=self.worker_id, incarnation=self.incarnation, report=report, failure=failure, rank=self.rank
         )

@@ -320,7 +320,8 @@ class Replica:
             key = self._step + 1, self._round_due
             commit = commit_of(shard, request, frames, self._held.versions(shard), key)
             self._shards.commit(shard, WorkerMessage(commit=commit).SerializeToString())
-        self._shards.wait(range(self.plan.num_shards))
+        with self._membership.ending_all_ranks():
+            self._shards.wait(range(self.plan.num_shards))
 
     def _stage(self, request: StepRequest) -> StagedFrames:
         """Sends the gradients, unless some rank skips the step: then all do.

@@ -19,6 +19,6 @@ class ReplicaSettings:
     """Patterns of names of parameters whose values are fetched, not sent after every step."""
 
 
-def num_encoder_threads() -> int:
-    """As many as this machine has cores to spare for, next to autograd."""
+def num_usable_encoder_threads() -> int:
+    """Threads that may encode beside the training itself."""
     return max(1, min(MOST_ENCODER_THREADS, (os.cpu_count() or 1) // 2))

@@ -37,6 +37,29 @@ LOTS_PER_CALL = 4
 ASK_AGAIN_SECONDS = 0.02
 
 
+class EarlyLeaving:
+    """What is due when user code has left a loop over data before its end.
+
+    A worker of one process does it at once. The ranks of a worker do it when all of them take part in something next: a rank
+    that leaves the loop alone, because of an error, would wait for the others in it, and they for the rank.
+    """
+
+    def __init__(self, at_once: bool) -> None:
+        self._at_once = at_once
+        self._due: list[Callable[[], None]] = []
+
+    def add(self, action: Callable[[], None]) -> None:
+        """A loop was left."""
+        self._due.append(action)
+        if self._at_once:
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Does what is due, if anything. All ranks call it together."""
+        while self._due:
+            self._due.pop()()
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataCalls:
     """What sharing needs of the worker."""
@@ -49,6 +72,8 @@ class DataCalls:
     """Pushes what waits to be pushed, and stops counting until the next step."""
     out_of_data: Callable[[], None]
     """The epoch is over for this worker."""
+    early: EarlyLeaving
+    """What is due from epochs that were not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +176,7 @@ def share_dealt(epoch: SharedEpoch, calls: DataCalls, ledger: DataLedger) -> Ite
     source = LotSource(epoch, calls, ledger, order)
     loader = _rebuilt(epoch.loader, source)
     over = False
+    calls.early.catch_up()
     try:
         while not over:
             if source.ready():
@@ -171,7 +197,7 @@ def share_dealt(epoch: SharedEpoch, calls: DataCalls, ledger: DataLedger) -> Ite
         calls.out_of_data()
     finally:
         if not over:
-            _abandon(source, calls)
+            calls.early.add(lambda: _abandon(source, calls))
 
 
 def part_of(num_samples: int, part: Part) -> tuple[int, int]:
@@ -276,7 +302,7 @@ def _rebuilt(loader: DataLoader[Any], source: LotSource) -> DataLoader[Any]:
 
 
 def _abandon(source: LotSource, calls: DataCalls) -> None:
-    """User code left the loop early: the data go back, and nobody waits for this worker until its next step."""
+    """After a loop that was left early: the data go back, and nobody waits for this worker until its next step."""
     for call in (calls.pause, source.leave):  # local progress is pushed before its data go back
         try:
             call()

@@ -32,8 +32,8 @@ from .recorded_steps import OptimizerParts
 from .recorder import Recorder
 from .registrar_client import RegistrarClient
 from .replica import Replica
-from .replica_settings import ReplicaSettings, num_encoder_threads
-from .share import DataCalls, loader_of, share_dealt, share_strided, shared_epoch
+from .replica_settings import ReplicaSettings, num_usable_encoder_threads
+from .share import DataCalls, EarlyLeaving, loader_of, share_dealt, share_strided, shared_epoch
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -57,6 +57,7 @@ class Worker:
         self._recorder = Recorder(self._metrics)
         self._ledger = DataLedger()
         self._ranks = open_ranks(config)
+        self._early = EarlyLeaving(at_once=self._ranks.num_ranks == 1)
         self._registrar = RegistrarClient(
             config.servers[0], config.patience_seconds, "patience_seconds", self._ranks.rank
         )
@@ -183,7 +184,7 @@ class Worker:
         settings = ReplicaSettings(
             accumulate=accumulate,
             clip_norm=clip_norm,
-            num_encoder_threads=num_encoder_threads(),
+            num_encoder_threads=num_usable_encoder_threads(),
             encode_on_device=encode_on_device,
             on_demand=tuple(on_demand),
         )
@@ -224,7 +225,7 @@ class Worker:
         settings = OuterSettings(every=every, learning_rate=outer_lr, momentum=outer_momentum)
         outer = settings.optimizer(optimizer)
         replica_settings = ReplicaSettings(
-            num_encoder_threads=num_encoder_threads(), early=False, encode_on_device=encode_on_device
+            num_encoder_threads=num_usable_encoder_threads(), early=False, encode_on_device=encode_on_device
         )
         parts = self._start(GivenModel.of(model, whole), outer, replica_settings)
         local_updates = LocalUpdates(optimizer, outer, settings, parts)
@@ -247,7 +248,7 @@ class Worker:
 
         `batch_size` is per worker, as with DistributedDataParallel. Call it once for each epoch, on every worker, with the
         same data set. `batch_size` and `shuffle` are for data sets; a DataLoader has its own. Ranks that see different data
-        (fsdp, dp) get their part of the worker's batch, the others all of it.
+        (fsdp, dp) get their part of the worker's batch, the others all of it; all of them leave the loop at the same batch.
         """
         loader = loader_of(data, batch_size, shuffle)
         epoch, self._epoch = self._epoch, self._epoch + 1
@@ -348,6 +349,7 @@ class Worker:
             skip_step=self._skip_step,
             pause=self._stop_counting,
             out_of_data=self._out_of_data,
+            early=self._early,
         )
 
     def _deal(self, request: DealRequest) -> DealResponse:
@@ -381,6 +383,7 @@ class Worker:
             self._stop_counting()
 
     def _stop_counting(self) -> None:
+        self._early.catch_up()
         if self._optimizer is not None:
             self._optimizer.flush()
         if self._replica is not None:

@@ -40,7 +40,7 @@ def agreements(together: list[list[str]], from_first: list[str]) -> dict[str, li
         "from_first": [_outcome(lambda name=name: ranks.from_first(_action(name))) for name in from_first],
     }
     assert ranks.gather(ranks.rank) == [0, 1]  # nobody is a call ahead of the other
-    ranks.close(failed=False)
+    ranks.close(orderly=True)
     return found
 
 

@@ -19,7 +19,7 @@ from pushpull.protos.errors import SettingError
 from pushpull.protos.registrar_pb2 import DealRequest, DealResponse, Lot
 from pushpull.worker.data_ledger import DataLedger
 from pushpull.worker.permutation import epoch_order
-from pushpull.worker.share import DataCalls, loader_of, share_dealt, share_strided, shared_epoch
+from pushpull.worker.share import DataCalls, EarlyLeaving, loader_of, share_dealt, share_strided, shared_epoch
 
 from .fake_servers import FakeDealer
 
@@ -47,6 +47,7 @@ class Calls:
         self.script: deque[DealResponse] = deque()
         self.requests: list[DealRequest] = []
         self.events: list[str] = []
+        self.early = EarlyLeaving(at_once=True)
         self._dealer = FakeDealer(num_samples)
 
     def deal(self, request: DealRequest) -> DealResponse:
@@ -66,6 +67,7 @@ class Calls:
             skip_step=self.skip_step,
             pause=lambda: self.events.append("pause"),
             out_of_data=lambda: self.events.append("over"),
+            early=self.early,
         )
 
 
@@ -184,6 +186,17 @@ def test_leaving_the_loop_early_gives_the_rest_back_and_pauses() -> None:
     for _ in epoch_of(calls, DataLedger()):
         break
     assert calls.events == ["pause", "leave"]
+
+
+def test_ranks_wait_for_no_other_rank_when_they_leave_the_loop_but_when_they_come_back() -> None:
+    calls, ledger = Calls(), DataLedger()
+    calls.early = EarlyLeaving(at_once=False)
+    for _ in epoch_of(calls, ledger):
+        break
+    assert calls.events == []
+    for _ in epoch_of(calls, ledger, number=1):
+        assert calls.events == ["pause", "leave"]
+    assert calls.events == ["pause", "leave", "over"]
 
 
 def test_what_cannot_be_addressed_by_index_is_strided() -> None:

@@ -17,16 +17,17 @@ class RankGradients:
         ranks: Ranks,
         parameters: Mapping[int, torch.Tensor],
         reduction: GradientReduction | None = None,
-        in_microbatches: bool = False,
+        final_in_backward: bool = True,
     ) -> None:
         """Of the parameters of this process, by plan entry.
 
         Args:
             reduction: None: no gradient has to be added to another rank's.
-            in_microbatches: a pipeline runs backward several times for one step, how often for a parameter is its schedule's
-                business.
+            final_in_backward: when autograd has accumulated a gradient, nobody changes it any more. Not so in a pipeline,
+                which runs backward several times for one step, how often for a parameter is its schedule's business; nor
+                where torch averages over replicas afterwards (DistributedDataParallel).
         """
-        self.whole_after_backward = reduction is None and not in_microbatches
+        self.whole_after_backward = reduction is None and final_in_backward
         """Whether a gradient may leave while backward still runs."""
         self._ranks = ranks
         self._parameters = parameters

@@ -85,15 +85,23 @@ def rank_model(
         own,
         memory,
         BlockCopies(ranks, own.copies, memory),
-        RankGradients(ranks, held, reduction, in_microbatches=layout.pp > 1),
+        RankGradients(ranks, held, reduction, final_in_backward=layout.pp == 1 and not any(map(_is_replicated, parts))),
         table.num_parameters,
     )
 
 
 def _holdings(held: Mapping[int, torch.Tensor], parts: Sequence[torch.nn.Module]) -> dict[int, Holding]:
-    replicated = isinstance(parts[0], torch.nn.parallel.DistributedDataParallel) if parts else False
-    extra = frozenset({"dp"}) if replicated else frozenset()
-    return {entry: Holding(local_box(tensor), mesh_dimensions(tensor) | extra) for entry, tensor in held.items()}
+    replicated = {id(p) for part in parts if _is_replicated(part) for p in part.parameters()}
+    return {entry: _holding(tensor, id(tensor) in replicated) for entry, tensor in held.items()}
+
+
+def _holding(tensor: torch.Tensor, replicated: bool) -> Holding:
+    return Holding(local_box(tensor), mesh_dimensions(tensor) | (frozenset({"dp"}) if replicated else frozenset()))
+
+
+def _is_replicated(part: torch.nn.Module) -> bool:
+    """Whether torch averages its gradients over replicas itself, behind the hooks of the parameters."""
+    return isinstance(part, torch.nn.parallel.DistributedDataParallel)
 
 
 def _check_sharded(plan: ShardingPlan, holdings: Sequence[Mapping[int, Holding]], layout: Layout) -> None:
