@@ -53,12 +53,12 @@ def train(
     first, last, num_windows = windows
     with connect(servers, worker_id, layout=layout) as worker:
         scaler = worker.grad_scaler("cpu", init_scale=FIRST_SCALE, enabled=overflow is not None)
-        settings = Options(**(options or {}), scale=scaler.scale)
+        settings = Options(**(options or {}))
         parts = build_parts(whole.shape, worker, settings)
         remote = _optimizer(worker, parts, whole, optimizer or {}, every)
         if attach:
             remote.attach_scaler(scaler)
-        step = TrainingStep(parts, worker, settings)
+        step = TrainingStep(parts, worker, settings, scaler.scale)
         num_passes = (optimizer or {}).get("accumulate", 1)
         losses = []
         for number in range(num_steps):
