@@ -134,7 +134,7 @@ class LocalUpdates(torch.optim.Optimizer):
         weight = self._weight(num_samples)
         scaling = loss_scaling_of(self)
         loss = None
-        if scaling.overflow:
+        if self._replica.on_any_rank(scaling.overflow):
             weight = 0.0
         if weight > 0:
             self._multiply_gradients(scaling.factor)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..protos.errors import SettingError
+
 
 @dataclass(frozen=True)
 class LossScaling:
@@ -27,6 +29,15 @@ def loss_scaling_of(optimizer: torch.optim.Optimizer) -> LossScaling:
         overflow=found_inf is not None and float(found_inf) > 0,
         unchanged=found_inf is None or scale is not None,
     )
+
+
+def check_same_on_all(factor: float, sum_of_factors: float, num_ranks: int) -> None:
+    """Raises SettingError unless the ranks of a worker, whose factors have this sum, divide by the same loss scale."""
+    if sum_of_factors != num_ranks * factor:
+        raise SettingError(
+            "the ranks of this worker have different loss scales; use worker.grad_scaler(), which asks all of them about an "
+            "overflow, instead of torch.amp.GradScaler"
+        )
 
 
 def reciprocal(scale: float) -> float:

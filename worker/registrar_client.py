@@ -41,6 +41,8 @@ HEARTBEAT_TIMEOUT_SECONDS = 5.0
 ASK_AGAIN_SECONDS = 0.05
 WARN_AFTER_SECONDS = 2.0
 TELL_AFTER_SECONDS = 1.0
+ASK_SECONDS = 30.0
+"""How long one call asks again and again before its caller has a say."""
 
 TRANSIENT_STATUSES = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
@@ -89,23 +91,23 @@ class RegistrarClient:
         self.patience_setting = "server_patience_seconds"
 
     def enrol(self, plan: Plan, optimizer: OptimizerSpecification) -> EnrolResponse:
-        """Asks until this worker may initialise or the parameters are ready; tells people what it waits for."""
+        """Asks until this worker may initialise or the parameters are ready, or for half a minute; tells people why."""
         request = EnrolRequest(worker_id=self.worker_id, incarnation=self.incarnation, plan=plan, optimizer=optimizer)
         waiting = _Waiting()
         while True:
             response: EnrolResponse = self._call(self._stub.Enrol, request)
-            if response.state != EnrolResponse.STATE_WAIT:
+            if response.state != EnrolResponse.STATE_WAIT or waiting.seconds > ASK_SECONDS:
                 return response
             waiting.tell(response.message)
             self._pause_before_asking_again()
 
     def activate(self, last_clock: int) -> ActivateResponse:
-        """Asks until the first round is open; tells people whom it waits for."""
+        """Asks until the first round is open, or for half a minute; tells people whom it waits for."""
         request = ActivateRequest(worker_id=self.worker_id, incarnation=self.incarnation, last_clock=last_clock)
         waiting = _Waiting()
         while True:
             response: ActivateResponse = self._call(self._stub.Activate, request)
-            if response.open:
+            if response.open or waiting.seconds > ASK_SECONDS:
                 return response
             waiting.tell(response.message)
             self._pause_before_asking_again()
@@ -182,7 +184,11 @@ class _Waiting:
         self._since = time.monotonic()
         self._told = ""
 
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._since
+
     def tell(self, message: str) -> None:
-        if message and message != self._told and time.monotonic() - self._since > TELL_AFTER_SECONDS:
+        if message and message != self._told and self.seconds > TELL_AFTER_SECONDS:
             self._told = message
             logger.warning("%s", message)

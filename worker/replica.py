@@ -18,6 +18,7 @@ from .gradient_encoder import encoders_of, step_seed
 from .greeting import greetings
 from .held_values import HeldValues
 from .initialise import upload_initial_values
+from .loss_scaling import check_same_on_all
 from .membership import Membership
 from .on_demand import OnDemand
 from .open_exchange import OpenStep
@@ -91,6 +92,11 @@ class Replica:
         membership.on_fenced = self._fail
 
     @property
+    def own_blocks(self) -> Collection[int]:
+        """Ids of the blocks that this rank pushes and pulls."""
+        return self._own.blocks.keys()
+
+    @property
     def position(self) -> Position:
         """Where this worker stands in the job."""
         return self._pulls.position
@@ -114,6 +120,10 @@ class Replica:
     def scale_early_by(self, factor: Callable[[], float]) -> None:
         """See `Stager.scale_early_by`."""
         self._stager.scale_early_by(factor)
+
+    def on_any_rank(self, flag: bool) -> bool:
+        """Whether it holds on some rank of the worker. All ranks call it together."""
+        return self._ranks.sums([float(flag)])[0] > 0
 
     def reduce_in_place(self, parameters: Mapping[int, torch.Tensor]) -> None:
         """Makes this rank's gradients the worker's, for an optimizer that runs here; see `RankGradients.reduced`."""
@@ -239,7 +249,7 @@ class Replica:
                 started = True
             if answer.state == EnrolResponse.STATE_READY:
                 break
-            if answer.grant != grant:
+            if answer.state == EnrolResponse.STATE_INITIALISE and answer.grant != grant:
                 grant = answer.grant
                 self._ranks.together(partial(self._upload, grant))
             self._ranks.together(self._shards.check)
@@ -265,7 +275,9 @@ class Replica:
 
     def _activate(self) -> bool:
         """Counts from now on. False if the gradient at hand is too old: the newest values are pulled instead."""
-        answer = self._ranks.from_first(lambda: self._membership.registrar.activate(self.position.own_clock))
+        ask = partial(self._membership.registrar.activate, self.position.own_clock)
+        while not (answer := self._ranks.from_first(ask)).open:
+            pass  # ranks meet now and then while the first one waits for other workers
         self._active = True
         fresh = True
         if self.job.mode == Mode.MODE_SYNC:
@@ -329,13 +341,13 @@ class Replica:
         A gradient that is not finite makes the step a skip too, because others may wait for it; then the caller learns.
         """
         fetched = request.skip or self._on_demand.all_may_be_pushed(request.gradients)
-        skips, unfetched = self._ranks.sums([float(request.skip), float(not fetched)])
+        skips, unfetched, factors = self._ranks.sums([float(request.skip), float(not fetched), request.factor])
         if skips:
             return StagedFrames.of_skip(self._own, self._stager.abandon())
         if unfetched:
             raise self._on_demand.refusal(request.gradients)
         gradients = request.gradients if request.reduced else self._gradients.reduced(request.gradients)
-        staged, failure = self._ranks.together(lambda: self._finish(gradients, request))
+        staged, failure = self._ranks.together(lambda: self._finish(gradients, request, factors))
         failures, squares = self._ranks.sums([float(failure is not None), staged.squares])
         if failures:
             failure = failure or NonFiniteError("the gradient of another rank of this worker is not finite")
@@ -343,8 +355,9 @@ class Replica:
         return StagedFrames.of_gradients(self._own, staged, clipping_factor(self._settings.clip_norm, squares))
 
     def _finish(
-        self, gradients: Mapping[int, torch.Tensor], request: StepRequest
+        self, gradients: Mapping[int, torch.Tensor], request: StepRequest, factors: float
     ) -> tuple[StagedStep, NonFiniteError | None]:
+        check_same_on_all(request.factor, factors, self._ranks.num_ranks)
         try:
             return self._stager.finish(gradients, request.factor, request.unchanged), None
         except NonFiniteError as error:

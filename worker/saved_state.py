@@ -36,7 +36,15 @@ def load_memory(replica: Replica, state: Mapping[str, Any]) -> bool:
                 "the saved residuals and velocities belong to another model or number of shards; they are dropped"
             )
         return False
-    replica.encoder.load_state_dict(saved["memory"])
+    own = {block: memory for block, memory in saved["memory"].items() if block in replica.own_blocks}
+    if len(own) < len(saved["memory"]):
+        logger.warning(
+            "%d of %d saved residuals or velocities are of blocks that another rank owns now; they are dropped. Every rank "
+            "loads what it has saved itself, with the same layout",
+            len(saved["memory"]) - len(own),
+            len(saved["memory"]),
+        )
+    replica.encoder.load_state_dict(own)
     return True
 
 

@@ -34,7 +34,7 @@ def agreements(together: list[list[str]], from_first: list[str]) -> dict[str, li
         from_first: what rank 0's action raises.
     """
     dist.init_process_group("gloo")
-    ranks = ProcessGroupRanks()
+    ranks = ProcessGroupRanks(opened_here=True)
     found = {
         "together": [_outcome(lambda names=names: ranks.together(_action(names[ranks.rank]))) for names in together],
         "from_first": [_outcome(lambda name=name: ranks.from_first(_action(name))) for name in from_first],

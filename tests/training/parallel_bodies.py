@@ -11,6 +11,7 @@ from second_device import second_device
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
+from pushpull.protos.errors import PushpullError
 from pushpull.worker import connect
 from pushpull.worker.layout import DIMENSIONS, Layout, parse_layout
 from pushpull.worker.share import batch_weight, part_of
@@ -106,6 +107,22 @@ def train_locally(
             optimizer.step()
             optimizer.zero_grad()
     return losses
+
+
+def push_with_a_loss_scale_of_its_own(shape: dict[str, Any]) -> str:
+    """What a rank is told whose scaler has come to another scale than the other rank's."""
+    with torch.device("meta"):
+        whole = GPT(GPTShape(**shape))
+    with connect() as worker:
+        parts = build_parts(whole.shape, worker, Options())
+        optimizer = worker.optimizer(parts, torch.optim.AdamW, whole=whole, lr=LEARNING_RATE)
+        TrainingStep(parts, worker, Options())(windows_of(0, 8, whole.shape))
+        optimizer.found_inf, optimizer.grad_scale = torch.zeros(1), torch.full((1,), 2.0**worker.rank)
+        try:
+            optimizer.step()
+        except PushpullError as error:
+            return f"{type(error).__name__}: {error}"
+    return "nothing"
 
 
 def train_on_two_devices(**arguments: Any) -> list[float]:

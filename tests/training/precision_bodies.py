@@ -24,6 +24,8 @@ def train_in_turn(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for number, case in enumerate(cases):
         dist.init_process_group("gloo", store=dist.PrefixStore(str(number), store), rank=rank, world_size=num_ranks)
         found.append(train(**case))
+        # The group was opened here, so it is still there behind the worker's block.
+        dist.destroy_process_group()
     return found
 
 

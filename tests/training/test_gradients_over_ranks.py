@@ -19,19 +19,19 @@ def expected() -> list[float]:
     return train_plain(TIED, NUM_STEPS, NUM_WINDOWS)
 
 
-def losses_of(folder: Path, layout: str, body: str, **arguments: Any) -> list[list[float]]:
+def results_of(folder: Path, layout: str, body: str, **arguments: Any) -> list[Any]:
     """By rank."""
     with local_cluster(mode="sync", **SETTINGS) as cluster, rank_groups(folder) as start:
         servers = {"PUSHPULL_SERVERS": ",".join(cluster.addresses)}
-        group = start(
-            layout, f"parallel_bodies:{body}", environment=servers, shape=TIED, num_steps=NUM_STEPS, **arguments
-        )
+        group = start(layout, f"parallel_bodies:{body}", environment=servers, shape=TIED, **arguments)
         return group.results()
 
 
 def test_a_weight_tied_over_two_stages_gets_the_gradient_of_both(expected: list[float], tmp_path: Path) -> None:
     bounds = (0, NUM_WINDOWS, NUM_WINDOWS)
-    for losses in losses_of(tmp_path, "pp2", "train", options={"schedule": "gpipe"}, bounds=bounds):
+    for losses in results_of(
+        tmp_path, "pp2", "train", options={"schedule": "gpipe"}, num_steps=NUM_STEPS, bounds=bounds
+    ):
         assert losses == pytest.approx(expected, rel=0, abs=1e-4)
 
 
@@ -39,5 +39,15 @@ def test_a_weight_tied_over_two_stages_gets_the_gradient_of_both(expected: list[
 def test_local_steps_of_several_ranks_are_those_of_one_process(
     expected: list[float], tmp_path: Path, layout: str
 ) -> None:
-    for losses in losses_of(tmp_path, layout, "train_locally", options={}, num_windows=NUM_WINDOWS, every=3):
+    for losses in results_of(
+        tmp_path, layout, "train_locally", options={}, num_steps=NUM_STEPS, num_windows=NUM_WINDOWS, every=3
+    ):
         assert losses == pytest.approx(expected, rel=0, abs=1e-4)
+
+
+def test_ranks_whose_loss_scales_have_parted_are_told_what_to_use(tmp_path: Path) -> None:
+    """torch's own scaler lets each rank decide alone, and gradients would be divided by different scales in silence."""
+    for told in results_of(tmp_path, "tp2", "push_with_a_loss_scale_of_its_own"):
+        assert told.startswith(
+            "SettingError: the ranks of this worker have different loss scales; use worker.grad_scaler()"
+        )

@@ -28,7 +28,9 @@ FINE, EXPIRED, FAILED = range(3)
 class ProcessGroupRanks:
     """All processes of the default group. What is agreed on goes through a gloo group of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, opened_here: bool) -> None:
+        """`opened_here`: the default group is ours to close."""
+        self._opened_here = opened_here
         self.rank = dist.get_rank()
         self.num_ranks = dist.get_world_size()
         self._everybody = tuple(range(self.num_ranks))
@@ -97,14 +99,14 @@ class ProcessGroupRanks:
         return None
 
     def close(self, orderly: bool) -> None:
-        """Leaves the default group too: `connect()` has opened it."""
+        """Leaves the default group too if `connect()` has opened it."""
         with contextlib.suppress(RankLostError):
             if orderly:
                 self.sums([0.0])
                 # A thread of gloo that drops the last call's objects while the interpreter ends aborts the process.
                 time.sleep(LAST_CALLS_SECONDS)
         self._groups.clear()
-        if dist.is_initialized() and orderly:
+        if self._opened_here and dist.is_initialized() and orderly:
             dist.destroy_process_group()
 
     def _new_group(self, ranks: list[int] | None) -> Any:

@@ -28,11 +28,12 @@ def open_ranks(config: WorkerConfig) -> Ranks:
 
     from .process_group import ProcessGroupRanks
 
-    if not dist.is_initialized():
+    opened_here = not dist.is_initialized()
+    if opened_here:
         if torch.cuda.is_available():
             torch.cuda.set_device(config.local_rank % torch.cuda.device_count())
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    return ProcessGroupRanks()
+    return ProcessGroupRanks(opened_here)
 
 
 def layout_with(num_ranks: int, declared: Sequence[str]) -> Layout:
