@@ -13,8 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..protos.common_pb2 import JobSpecification, Mode
-from ..protos.errors import ExpiredError, SettingError
-from ..protos.registrar_pb2 import DealRequest, DealResponse
+from ..protos.errors import SettingError
 from .assembly import GivenModel, Seat, start_replica
 from .config import WorkerConfig
 from .data_ledger import DataLedger
@@ -31,9 +30,9 @@ from .ranks.start import layout_mesh, layout_with, open_ranks
 from .recorded_steps import OptimizerParts
 from .recorder import Recorder
 from .registrar_client import RegistrarClient
-from .replica import Replica
 from .replica_settings import ReplicaSettings, num_usable_encoder_threads
-from .share import DataCalls, EarlyLeaving, loader_of, share_dealt, share_strided, shared_epoch
+from .share import loader_of, share_dealt, share_strided, shared_epoch
+from .training import Training
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -57,18 +56,16 @@ class Worker:
         self._recorder = Recorder(self._metrics)
         self._ledger = DataLedger()
         self._ranks = open_ranks(config)
-        self._early = EarlyLeaving(at_once=self._ranks.num_ranks == 1)
         self._registrar = RegistrarClient(
             config.servers[0], config.patience_seconds, "patience_seconds", self._ranks.rank
         )
-        self._optimizer: RemoteOptimizer | LocalUpdates | None = None
-        self._replica: Replica | None = None
         self._epoch = 0
         self._closed = False
         self._old_sigterm: Any = None
         try:
             named = "" if config.layout is None else config.layout.spec
             self._membership = Membership(self._registrar, config.worker_id, self._ranks, named, self._recorder.report)
+            self._training = Training(self._membership, self._ranks, self._ledger)
         except BaseException:
             self._close_quietly()
             raise
@@ -125,7 +122,8 @@ class Worker:
     @property
     def clock(self) -> int:
         """The job's clock when this worker came in: what schedulers are advanced to. 0 before `optimizer()`."""
-        return 0 if self._replica is None else self._replica.clock
+        replica = self._training.replica
+        return 0 if replica is None else replica.clock
 
     @property
     def metrics_address(self) -> str | None:
@@ -191,7 +189,7 @@ class Worker:
         parts = self._start(given, template, settings)
         factor = None if lr_scaling is None else LearningRateFactor(lr_scaling)
         optimizer = RemoteOptimizer(template.param_groups, template.defaults, parts, factor)
-        self._optimizer = optimizer
+        self._training.optimizer = optimizer
         return optimizer
 
     def local_updates(
@@ -229,7 +227,7 @@ class Worker:
         )
         parts = self._start(GivenModel.of(model, whole), outer, replica_settings)
         local_updates = LocalUpdates(optimizer, outer, settings, parts)
-        self._optimizer = local_updates
+        self._training.optimizer = local_updates
         return local_updates
 
     def grad_scaler(self, device: str = "cuda", **settings: Any) -> torch.amp.GradScaler:
@@ -255,7 +253,7 @@ class Worker:
         part = self.layout.data_rank(self.rank), self.layout.num_data_ranks
         dealt = shared_epoch(loader, epoch, self.job.seed, part)
         if dealt is not None:
-            return share_dealt(dealt, self._data_calls(), self._ledger)
+            return share_dealt(dealt, self._training.data_calls(), self._ledger)
         if self.num_ranks > 1:
             raise SettingError(
                 "worker.share() cannot divide these data between the ranks of a worker: it needs a data set with a length, "
@@ -266,7 +264,7 @@ class Worker:
             "the number of workers may repeat or skip some",
             self.num_workers,
         )
-        return share_strided(loader, (self.id, lambda: self.num_workers), self._data_calls(), self._ledger)
+        return share_strided(loader, (self.id, lambda: self.num_workers), self._training.data_calls(), self._ledger)
 
     def log(self, **metrics: Any) -> None:
         """Reports numbers (or tensors of one element) for the job's display and summary; `loss` also to Prometheus."""
@@ -278,7 +276,7 @@ class Worker:
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
         """Nobody waits for this worker inside the block: for long evaluation or saving. The next step counts again."""
-        self._stop_counting()
+        self._training.stop_counting()
         yield
 
     def close(self, failure: str = "") -> None:
@@ -290,10 +288,7 @@ class Worker:
         if self._closed:
             return
         self._closed = True
-        if self._optimizer is not None:
-            self._optimizer.detach()
-        if self._replica is not None:
-            self._replica.close()
+        self._training.end()
         if orderly:
             self._membership.say_goodbye()
         self._ranks.close(orderly)
@@ -314,8 +309,8 @@ class Worker:
             self._old_sigterm = None
         lost = None if error is None else self._ranks.loss_behind(error)
         try:
-            if error is None and self._optimizer is not None:
-                self._optimizer.flush()
+            if error is None:
+                self._training.flush()
         except BaseException as failure:
             error = failure
             raise
@@ -328,66 +323,21 @@ class Worker:
 
     def _start(self, model: GivenModel, template: torch.optim.Optimizer, settings: ReplicaSettings) -> OptimizerParts:
         """Enrols with a model and with what the servers run on it; the servers' values are in the model then."""
-        if self._replica is not None:
+        if self._training.replica is not None:
             raise SettingError(
                 "this worker has an optimizer already; a job has one optimizer (give it all parameter groups)"
             )
         seat = Seat(self._membership, self._ranks, self.layout)
-        table, self._replica = start_replica(model, template, settings, seat)
-        self._metrics.watch_residual(self._replica.encoder.residual_norm)
+        table, replica = start_replica(model, template, settings, seat)
+        self._training.replica = replica
+        self._metrics.watch_residual(replica.encoder.residual_norm)
         return OptimizerParts(
             table,
-            self._replica,
+            replica,
             self._ledger,
             self._recorder,
             lambda: self._ranks.from_first(lambda: self.num_workers),
         )
-
-    def _data_calls(self) -> DataCalls:
-        return DataCalls(
-            deal=self._deal,
-            skip_step=self._skip_step,
-            pause=self._stop_counting,
-            out_of_data=self._out_of_data,
-            early=self._early,
-        )
-
-    def _deal(self, request: DealRequest) -> DealResponse:
-        """One rank asks, all get the same lots."""
-        try:
-            return self._ranks.from_first(lambda: self._registrar.deal(request))
-        except ExpiredError:
-            if request.leave_epoch:
-                raise
-            self._come_back()
-            return self._ranks.from_first(lambda: self._registrar.deal(request))
-
-    def _come_back(self) -> None:
-        """The lease ran out while user code was busy: everything dealt before is somebody else's now."""
-        if self._optimizer is None:
-            self._ledger.forget_dealt()
-            self._membership.rejoin()
-        else:
-            self._optimizer.rejoin()
-
-    def _skip_step(self) -> bool:
-        if self._optimizer is None:
-            raise SettingError("worker.optimizer(model, ...) must come before the loop over worker.share(...)")
-        return self._optimizer.skip_step()
-
-    def _out_of_data(self) -> None:
-        if self._optimizer is not None:
-            self._optimizer.flush()
-        # Nobody else's round waits for this worker: with bounded staleness its clock would.
-        if self.job.mode == Mode.MODE_BOUNDED:
-            self._stop_counting()
-
-    def _stop_counting(self) -> None:
-        self._early.catch_up()
-        if self._optimizer is not None:
-            self._optimizer.flush()
-        if self._replica is not None:
-            self._replica.pause()
 
     def _close_quietly(self) -> None:
         self._registrar.close()

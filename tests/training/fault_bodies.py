@@ -73,11 +73,11 @@ def _add_hook(parts: list[GPT], action: Callable[..., NoReturn]) -> None:
 
 
 def _when_staged(worker: Worker, parts: list[GPT]) -> None:
-    worker._replica._commit = _hold  # type: ignore[union-attr, method-assign]
+    worker._training.replica._commit = _hold  # type: ignore[union-attr, method-assign]
 
 
 def _half_committed(worker: Worker, parts: list[GPT]) -> None:
-    shards = worker._replica._shards  # type: ignore[union-attr]
+    shards = worker._training.replica._shards  # type: ignore[union-attr]
     commit = shards.commit
 
     def commit_first(shard: int, message: bytes) -> None:

@@ -44,8 +44,8 @@ def wrapped() -> tuple[dict[str, torch.Tensor], int]:
             torch.nn.functional.mse_loss(model(inputs), targets).backward()
             optimizer.step()
             optimizer.zero_grad()
-        assert worker._replica is not None
-        return values(model), worker._replica.num_restaged
+        assert worker._training.replica is not None
+        return values(model), worker._training.replica.num_restaged
 
 
 def with_closures() -> dict[str, torch.Tensor]:
@@ -87,7 +87,7 @@ def losing_a_server(step: int) -> None:
         optimizer = worker.optimizer(model, torch.optim.SGD, lr=LEARNING_RATE)
         for number, (inputs, targets) in enumerate(batches(worker)):
             if worker.rank == 1 and number == step:
-                client = worker._replica._shards.clients[1]  # type: ignore[union-attr]
+                client = worker._training.replica._shards.clients[1]  # type: ignore[union-attr]
                 client.close()
                 client.error = ServerUnreachableError("shard 1 gave no answer")
             torch.nn.functional.mse_loss(model(inputs), targets).backward()

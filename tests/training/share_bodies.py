@@ -36,7 +36,7 @@ def train(
             step(windows_of(number, num_windows, whole.shape))
             optimizer.step(num_samples=num_windows)
             optimizer.zero_grad()
-        blocks = worker._replica._own.blocks.values()  # type: ignore[union-attr]
+        blocks = worker._training.replica._own.blocks.values()  # type: ignore[union-attr]
         return {
             "held": sum(local_tensor(p).numel() for part in parts for p in part.parameters()),
             "owned": sum(block.num_elements for block in blocks),

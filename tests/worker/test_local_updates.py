@@ -273,7 +273,7 @@ class TestOutcomes:
         pushed = values_of(model)
         train(model, optimizer, range(2))
         servers.expire()
-        worker._come_back()  # as when the registrar says so while data are asked for
+        worker._training._come_back()  # as when the registrar says so while data are asked for
         assert optimizer.num_pending == 0
         assert all(torch.equal(a, b) for a, b in zip(pushed, model.parameters(), strict=True))
         train(model, optimizer, range(3))
