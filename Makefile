@@ -10,11 +10,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := protos compression ps_server worker deploy benchmarks
 
-.PHONY: help demo test test-large test-plan test-convergence fuzz fuzz-coverage lint types protos links clean
+.PHONY: help demo test test-accuracy test-large test-plan test-convergence fuzz fuzz-coverage lint types protos links clean
 
 help:
 	@echo "make demo     train a small GPT with 2 servers and 2 workers on this machine"
 	@echo "make test     lint, type checks and all tests; make test-large: a model of 200 million parameters, minutes"
+	@echo "make test-accuracy  the digits example in every mode with every codec, minutes"
 	@echo "make test-plan  predicted bytes and memory beside those of real runs, minutes"
 	@echo "make test-convergence     local updates against a push every step, on a small GPT: minutes"
 	@echo "make fuzz     a million malformed frames, minutes; make fuzz-coverage: guided by coverage, needs atheris"
@@ -25,6 +26,9 @@ demo: $(READY)
 
 test: lint types
 	$(BIN)/pytest
+
+test-accuracy: $(READY)
+	$(BIN)/pytest -m "slow or not slow" tests/training/test_digits_accuracy.py
 
 # Minutes, and about 14 GiB of memory: a model of 200 million parameters, tensors of 10^9 elements.
 test-large: $(READY)
