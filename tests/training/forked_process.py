@@ -1,4 +1,4 @@
-"""Processes that start at once: forked from one that has imported torch and pushpull, while it has no threads yet.
+"""Processes of tests. Most start at once: forked from one that has imported torch and pushpull, while it has no threads yet.
 
 A rank of a test would otherwise spend five seconds of processor time on imports, and such tests start a hundred of them.
 """
@@ -6,9 +6,11 @@ A rank of a test would otherwise spend five seconds of processor time on imports
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 PRELOADED = [
     "pushpull.worker",
@@ -20,6 +22,27 @@ PRELOADED = [
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(PRELOADED)
+
+
+class Process(Protocol):
+    """What tests need of one; as `subprocess.Popen` has it."""
+
+    @property
+    def returncode(self) -> int | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self) -> Any: ...
+    def kill(self) -> None: ...
+    def send_signal(self, number: int, /) -> None: ...
+
+
+def fresh_process(
+    target: Callable[..., int], arguments: Sequence[str], environment: Mapping[str, str], output: Path, errors: Path
+) -> Process:
+    """Like `ForkedProcess`, but with memory of its own from the start: to measure it."""
+    run = f"import sys; sys.path[:] = {sys.path}; from {target.__module__} import {target.__name__} as run; "
+    command = [sys.executable, "-c", f"{run}import os; status = run(*sys.argv[1:]); os._exit(status)", *arguments]
+    with output.open("w") as out, errors.open("w") as err:
+        return subprocess.Popen(command, env=dict(environment), stdout=out, stderr=err)
 
 
 class ForkedProcess:

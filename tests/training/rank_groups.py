@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from forked_process import ForkedProcess
+from forked_process import ForkedProcess, Process
 from torch.distributed import TCPStore
 
 from pushpull.worker.layout import parse_layout
@@ -29,13 +29,20 @@ LAST_LINES = 30
 class Rank:
     """One process. Its output and errors are in files."""
 
-    def __init__(self, number: int, arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self,
+        number: int,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        begin: Callable[..., Process],
+    ) -> None:
         folder.mkdir(parents=True)
         self.number = number
         self._folder = folder
         self._output.touch()
         self._errors.touch()
-        self.process = ForkedProcess(_run, [*arguments, str(self.result_file)], environment, self._output, self._errors)
+        self.process = begin(_run, [*arguments, str(self.result_file)], environment, self._output, self._errors)
 
     @property
     def result_file(self) -> Path:
@@ -121,10 +128,16 @@ Start = Callable[..., RankGroup]
 
 @contextmanager
 def rank_groups(folder: Path) -> Iterator[Start]:
-    """Gives `start(layout, body, environment={}, **arguments)`; ends every process when the block is left."""
+    """Gives `start(layout, body, environment={}, begin=ForkedProcess, **arguments)`; ends every process behind the block."""
     groups: list[RankGroup] = []
 
-    def start(layout: str, body: str, environment: dict[str, str] | None = None, **arguments: Any) -> RankGroup:
+    def start(
+        layout: str,
+        body: str,
+        environment: dict[str, str] | None = None,
+        begin: Callable[..., Process] = ForkedProcess,
+        **arguments: Any,
+    ) -> RankGroup:
         name = f"{len(groups)}-{layout}"
         num_ranks = parse_layout(layout).num_ranks
         # The meeting point is here, as `torchrun` does it: no port is chosen that another process could take meanwhile.
@@ -135,6 +148,7 @@ def rank_groups(folder: Path) -> Iterator[Start]:
                 [body, json.dumps(arguments)],
                 _environment(layout, rank, num_ranks, store.port) | (environment or {}),
                 folder / name / str(rank),
+                begin,
             )
             for rank in range(num_ranks)
         ]

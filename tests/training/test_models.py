@@ -1,6 +1,6 @@
 """Models and data that are not all alike neither hang a round nor change the mean wrongly."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -227,11 +227,11 @@ def test_a_step_that_was_interrupted_is_not_taken_for_the_next(monkeypatch: pyte
     original = ShardGroup.wait
     waits: list[int] = []
 
-    def wait(group: ShardGroup) -> None:
+    def wait(group: ShardGroup, shards: Iterable[int]) -> None:
         waits.append(1)
         if len(waits) == interrupted_wait:
             raise KeyboardInterrupt
-        original(group)
+        original(group, shards)
 
     def body(worker: Worker) -> torch.Tensor:
         nonlocal interrupted_wait
