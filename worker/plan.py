@@ -5,7 +5,7 @@ import heapq
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -188,6 +188,19 @@ def contiguous_span(shape: Sequence[int], offsets: Sequence[int], sizes: Sequenc
     for size, offset in zip(shape, offsets, strict=True):
         start = start * size + offset
     return start, start + math.prod(sizes)
+
+
+def portions(blocks: Iterable[PlanBlock], most_elements: int) -> list[list[PlanBlock]]:
+    """Runs of blocks with at most that many elements together, unless a single block is larger."""
+    found: list[list[PlanBlock]] = []
+    room = 0
+    for block in blocks:
+        if block.num_elements > room:
+            found.append([])
+            room = most_elements
+        found[-1].append(block)
+        room -= block.num_elements
+    return found
 
 
 def _cut_axis(shape: Sequence[int], limit: int) -> tuple[int, int]:

@@ -123,7 +123,7 @@ class Replica:
 
     def on_any_rank(self, flag: bool) -> bool:
         """Whether it holds on some rank of the worker. All ranks call it together."""
-        return self._ranks.sums([float(flag)])[0] > 0
+        return not self._gradients.agree(not flag)
 
     def reduce_in_place(self, parameters: Mapping[int, torch.Tensor]) -> None:
         """Makes this rank's gradients the worker's, for an optimizer that runs here; see `RankGradients.reduced`."""

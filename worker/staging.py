@@ -6,7 +6,7 @@ tensor at the same version.
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,7 +18,7 @@ from ..protos.errors import NonFiniteError
 from .block_encoding import BlockEncoding
 from .bundle import Bundle
 from .local_tensors import versions_of
-from .plan import PlanBlock
+from .plan import PlanBlock, portions
 from .ranks.gradients import RankGradients
 from .ranks.rank_blocks import RankBlocks
 from .wire import frames_message
@@ -208,7 +208,7 @@ class Stager:
         record = Record(gradient, versions_of(gradient))
         local = self._gradients.local(entry, gradient)
         ready = torch.cuda.current_stream(local.device).record_event() if local.is_cuda else None
-        for blocks in _portions(self._own.blocks_of_entry[entry]):
+        for blocks in portions(self._own.blocks_of_entry[entry], TASK_ELEMENTS):
             record.tasks.append(self._pool.submit(self._encode, local, blocks, factor, ready))
         return record
 
@@ -270,19 +270,6 @@ class Stager:
         if not bundle.empty:
             got = bundle.take()
             self._sink.send(shard, frames_message(self._step, self._attempt, got.blocks, got.lengths, got.payload))
-
-
-def _portions(blocks: Iterable[PlanBlock]) -> list[list[PlanBlock]]:
-    """Runs of blocks, each enough work for one task."""
-    portions: list[list[PlanBlock]] = []
-    room = 0
-    for block in blocks:
-        if block.num_elements > room:
-            portions.append([])
-            room = TASK_ELEMENTS
-        portions[-1].append(block)
-        room -= block.num_elements
-    return portions
 
 
 def _one() -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..plan import PlanBlock
+from ..plan import PlanBlock, portions
 from ..tensor_memory import TensorMemory
 from .group import Ranks
 from .rank_blocks import CopiedBlocks
@@ -29,8 +29,9 @@ class BlockCopies:
     def hand_on(self, entries: frozenset[int]) -> None:
         """Copies the owners' values of these plan entries into every copy."""
         for copied in self._copies:
-            for part in _portions(copied, entries):
-                self._hand_on(part)
+            wanted = (block for block in copied.blocks if block.entry in entries)
+            for part in portions(wanted, BUFFER_ELEMENTS):
+                self._hand_on(CopiedBlocks(copied.holders, tuple(part)))
 
     def _hand_on(self, copied: CopiedBlocks) -> None:
         own = copied.holders.owner == self._ranks.rank
@@ -49,18 +50,3 @@ def _places(copied: CopiedBlocks, values: NDArray[np.float32]) -> Iterator[tuple
     for block in copied.blocks:
         yield block, values[start : start + block.num_elements]
         start += block.num_elements
-
-
-def _portions(copied: CopiedBlocks, entries: frozenset[int]) -> list[CopiedBlocks]:
-    """The wanted blocks in pieces of limited size."""
-    portions: list[list[PlanBlock]] = []
-    room = 0
-    for block in copied.blocks:
-        if block.entry not in entries:
-            continue
-        if block.num_elements > room:
-            portions.append([])
-            room = BUFFER_ELEMENTS
-        portions[-1].append(block)
-        room -= block.num_elements
-    return [CopiedBlocks(copied.holders, tuple(blocks)) for blocks in portions]

@@ -50,7 +50,9 @@ class RankGradients:
             parameter = parameters[entry]
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            local_tensor(parameter.grad).copy_(gradient)
+            local = local_tensor(parameter.grad)
+            if not gradient.is_set_to(local):  # those that nobody had to add to are given back as they are
+                local.copy_(gradient)
 
     def local(self, entry: int, gradient: torch.Tensor) -> torch.Tensor:
         """See `local_gradient`: ranks that hold the entry may communicate here."""
