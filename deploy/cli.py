@@ -1,6 +1,7 @@
 """The command line `pushpull`. Commands parse and delegate; what they need is imported when they run."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -75,9 +76,23 @@ def launch(
 @app.command()
 def server(
     shard: Annotated[int, typer.Option(min=0, help="Which shard this server is.")],
-    num_shards: Annotated[int, typer.Option(min=1, help="Shards of the job.")],
-    registrar: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Address of shard 0.")] = None,
-    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 = any.")] = "127.0.0.1:0",
+    servers: Annotated[
+        str | None,
+        typer.Option(
+            "--servers", metavar="HOST:PORT,...", help="All servers, shard 0 first; the same on each of them."
+        ),
+    ] = None,
+    num_shards: Annotated[int | None, typer.Option(min=1, help="Shards of the job, without --servers.")] = None,
+    registrar: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Address of shard 0, without --servers.")
+    ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where to listen; default: the port that --servers says, else any of loopback.",
+        ),
+    ] = None,
     advertise: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="What workers dial, if not what is bound.")
     ] = None,
@@ -91,27 +106,36 @@ def server(
     announce_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     guard_fd: GuardFd = None,
 ) -> None:
-    """Run one parameter server. Shard 0 takes the job's settings; the others learn them from it."""
+    """Run one parameter server. Shard 0 takes the job's settings; the others learn them from it.
+
+    With --servers the command is the same for every shard, except for --shard: --job and --set count on shard 0 only.
+    """
     from .guard import watch_launcher
 
     if guard_fd is not None:
         watch_launcher(guard_fd)
-    if shard == 0 and registrar is not None:
-        raise SettingError("Shard 0 is the registrar itself: leave out --registrar.")
-    if shard > 0 and registrar is None:
-        raise SettingError(f"Shard {shard} needs --registrar HOST:PORT, the address of shard 0.")
-    if shard > 0 and (sets or job):
-        raise SettingError(f"--job and --set belong to shard 0; shard {shard} learns the job from it.")
+    from .server_place import ServerPlace
+
+    if servers is not None:
+        if num_shards is not None or registrar is not None or advertise is not None:
+            raise SettingError("--servers says it all: leave out --num-shards, --registrar and --advertise.")
+        place = ServerPlace.in_list(servers, shard, listen)
+    else:
+        if num_shards is None:
+            raise SettingError("Say how many shards there are: --num-shards, or --servers with the address of each.")
+        if shard > 0 and (sets or job):
+            raise SettingError(f"--job and --set belong to shard 0; shard {shard} learns the job from it.")
+        place = ServerPlace.alone(shard, num_shards, registrar, listen, advertise)
     from ..ps_server.config import ServerConfig
     from .job import load_job
     from .serve import serve
 
     config = ServerConfig(
         shard=shard,
-        num_shards=num_shards,
-        listen=listen,
-        advertise=advertise,
-        registrar=registrar,
+        num_shards=place.num_shards,
+        listen=place.listen,
+        advertise=place.advertise,
+        registrar=place.registrar,
         job=load_job(job, sets or []).settings() if shard == 0 else None,
         metrics_listen=metrics_listen or None,
         reflection=reflection,
@@ -136,11 +160,18 @@ def worker(
         int | None,
         typer.Option(min=1, help="Processes to start; default: as many as the layout has. Not under torchrun."),
     ] = None,
+    patience_seconds: Annotated[
+        float | None, typer.Option(min=0, help="How long to try to reach the servers at the start; default: 60.")
+    ] = None,
+    linger: Annotated[
+        bool, typer.Option("--linger", help="When the script has ended well, stay until SIGTERM.")
+    ] = False,
     guard_fd: GuardFd = None,
 ) -> None:
     """Run a training script as one worker, or as one rank of it under torchrun. It may join a running job at any time."""
     from .environment import become_worker, metrics_of_rank, worker_variables, world_size
     from .guard import watch_launcher
+    from .linger import lingering
     from .script import run_script
     from .worker_shape import worker_shape
 
@@ -165,11 +196,28 @@ def worker(
             shape=shape,
             script=[script, *(arguments or [])],
             num_processes=shape.num_ranks,
+            patience_seconds=patience_seconds,
         )
-        sys.exit(run_ranks(start))
+        with lingering() if linger else nullcontext():
+            sys.exit(run_ranks(start))
     listen = metrics_of_rank(metrics_listen) if metrics_listen else None
-    become_worker(worker_variables(addresses, worker_id, listen, shape.layout))
-    run_script(script, arguments or [])
+    become_worker(worker_variables(addresses, worker_id, listen, shape.layout, patience_seconds))
+    with lingering() if linger else nullcontext():
+        run_script(script, arguments or [])
+
+
+@app.command()
+def health(
+    server: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Any server.")] = "127.0.0.1:7077",
+    service: Annotated[
+        str, typer.Option(help="ready: it admits workers; trained: it holds a model; '': the process works.")
+    ] = "ready",
+    timeout_seconds: Annotated[float, typer.Option(min=0.1, help="How long to wait for the answer.")] = 3.0,
+) -> None:
+    """Ask a server for its health: exit status 0 if it is serving, else 1."""
+    from .health import check_health
+
+    sys.exit(check_health(server, service, timeout_seconds))
 
 
 @app.command()

@@ -9,6 +9,7 @@ SERVERS = "PUSHPULL_SERVERS"
 WORKER_ID = "PUSHPULL_WORKER_ID"
 METRICS_LISTEN = "PUSHPULL_METRICS_LISTEN"
 LAYOUT = "PUSHPULL_LAYOUT"
+PATIENCE_SECONDS = "PUSHPULL_PATIENCE_SECONDS"
 
 # What `init_process_group` and training scripts read, by the names that torchrun gave them.
 RANK = "RANK"
@@ -103,7 +104,11 @@ def metrics_of_rank(address: str) -> str:
 
 
 def worker_variables(
-    servers: Sequence[str], worker_id: int | None, metrics_listen: str | None, layout: str | None = None
+    servers: Sequence[str],
+    worker_id: int | None,
+    metrics_listen: str | None,
+    layout: str | None = None,
+    patience_seconds: float | None = None,
 ) -> dict[str, str]:
     """What `connect()` reads. `servers` are host:port, shard 0 first."""
     variables = {SERVERS: ",".join(servers)}
@@ -113,6 +118,8 @@ def worker_variables(
         variables[METRICS_LISTEN] = metrics_listen
     if layout is not None:
         variables[LAYOUT] = layout
+    if patience_seconds is not None:
+        variables[PATIENCE_SECONDS] = str(patience_seconds)
     return variables
 
 
@@ -121,7 +128,7 @@ def become_worker(variables: dict[str, str]) -> None:
 
     Its rank stays what torchrun or the launcher made it.
     """
-    for name in (SERVERS, WORKER_ID, METRICS_LISTEN, LAYOUT):
+    for name in (SERVERS, WORKER_ID, METRICS_LISTEN, LAYOUT, PATIENCE_SECONDS):
         os.environ.pop(name, None)
     os.environ.update(variables)
 

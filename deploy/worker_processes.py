@@ -30,6 +30,8 @@ class WorkerStart:
     """Ranks of other workers that were started on this machine before."""
     num_processes: int
     """That share this machine's cores in all."""
+    patience_seconds: float | None = None
+    """How long it tries to reach the servers; None is the usual."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def start_worker(family: Family, start: WorkerStart) -> WorkerProcesses:
     command = [*pushpull_command("worker"), "--servers", ",".join(start.servers)]
     command += [] if start.worker_id is None else ["--id", str(start.worker_id)]
     command += [] if start.shape.layout is None else ["--layout", start.shape.layout]
+    command += [] if start.patience_seconds is None else ["--patience-seconds", str(start.patience_seconds)]
     command += ["--metrics-listen", start.metrics_listen or "", "--guard-fd", str(family.guard_fd), *start.script]
     environment = process_environment(start.num_processes) | device_variables(start.first_process)
     num_ranks = start.shape.num_ranks

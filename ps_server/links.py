@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import grpc
 import structlog
@@ -14,6 +14,8 @@ from ..protos.registrar_pb2_grpc import RegistrarStub
 from ..protos.transport import CLIENT_OPTIONS
 
 log = structlog.get_logger(__name__)
+
+_RETRY_SECONDS = 0.3
 
 
 class RegistrarLink(Protocol):
@@ -51,7 +53,9 @@ class RemoteLink:
         self._hello = hello
         self._outgoing: queue.SimpleQueue[ShardReport | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
-        self._call: grpc.Call | None = None
+        self._call: Any = None
+        self.up = False
+        """Whether the registrar has taken this shard's greeting, on a stream that still stands."""
 
     def report(self, report: ShardReport) -> None:
         self._outgoing.put(report)
@@ -65,26 +69,33 @@ class RemoteLink:
             self._call.cancel()
 
     def _run(self, shard: LinkedShard) -> None:
-        with grpc.insecure_channel(self._registrar, options=CLIENT_OPTIONS) as channel:
-            stub = RegistrarStub(channel)
-            while not self._stopped.is_set():
-                try:
-                    self._serve_one_stream(stub, shard)
-                except grpc.RpcError as error:
-                    refusal = error_of_call(error)
-                    if not self._stopped.is_set():
-                        log.warning("link lost", registrar=self._registrar, reason=str(refusal or error.code()))
-                self._stopped.wait(0.3)
+        told = ""
+        while not self._stopped.is_set():
+            was_up, reason = False, "the registrar ended it"
+            try:
+                # A channel for each stream: one that could not resolve a name would wait ever longer before it tries again.
+                with grpc.insecure_channel(self._registrar, options=CLIENT_OPTIONS) as channel:
+                    self._serve_one_stream(RegistrarStub(channel), shard)
+            except grpc.RpcError as error:
+                reason = str(error_of_call(error) or error.code())
+            finally:
+                was_up, self.up = self.up, False
+            if not self._stopped.is_set() and (was_up or reason != told):
+                told = reason
+                log.warning("link lost" if was_up else "no link yet", registrar=self._registrar, reason=reason)
+            self._stopped.wait(_RETRY_SECONDS)
 
     def _serve_one_stream(self, stub: RegistrarStub, shard: LinkedShard) -> None:
         # A fresh queue for each stream: what the broken one had not sent is said again by the shard.
         outgoing: queue.SimpleQueue[ShardReport | None] = queue.SimpleQueue()
         outgoing.put(ShardReport(hello=self._hello))
         self._outgoing = outgoing
-        call = self._call = stub.Link(iter(outgoing.get, None), wait_for_ready=True)
-        for report in shard.reports_again():
-            outgoing.put(report)
+        call = self._call = stub.Link(iter(outgoing.get, None))
         try:
+            call.initial_metadata()
+            self.up = call.is_active()
+            for report in shard.reports_again():
+                outgoing.put(report)
             for order in call:
                 shard.on_order(order)
                 self._hello.last_sequence = order.sequence

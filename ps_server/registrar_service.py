@@ -86,6 +86,12 @@ class RegistrarService(RegistrarServicer):
             for stream in self._streams.values():
                 stream.end()
 
+    @property
+    def admits(self) -> bool:
+        """Whether a worker could join now: every shard is linked, and none has lost its state."""
+        with self._changed:
+            return len(self._streams) == len(self._addresses) and self._lost is None
+
     def take_report(self, shard: int, report: ShardReport) -> None:
         """Of a linked shard."""
         with self._changed:
@@ -193,6 +199,7 @@ class RegistrarService(RegistrarServicer):
                 raise BadRequestError("shard 0 lives with the registrar and needs no link")
             stream = self._link(first.hello)
         context.add_callback(stream.end)
+        context.send_initial_metadata(())  # the shard knows by them that it is linked
         threading.Thread(
             target=self._receive,
             args=(first.hello.shard, request_iterator, stream),

@@ -10,7 +10,7 @@ import grpc
 import psutil
 import structlog
 import torch
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, start_http_server
 
@@ -22,6 +22,7 @@ from ..protos.registrar_pb2_grpc import add_RegistrarServicer_to_server
 from ..protos.transport import SERVER_OPTIONS
 from .config import JobSettings, ServerConfig
 from .engine import Engine
+from .health import ServerHealth
 from .links import LocalLink, RemoteLink
 from .metrics import ServerMetrics
 from .publication import check_pull_codec
@@ -30,8 +31,6 @@ from .shard_service import ShardService, add_shard_service
 
 log = structlog.get_logger(__name__)
 
-TRAINED = "pushpull.v1/trained"
-"""Health service name that is SERVING once the shard holds initialised parameters."""
 BEAT_SECONDS = 0.5
 
 
@@ -55,7 +54,7 @@ class Server:
         torch.set_num_threads(1)
         self._registrar: RegistrarService | None = None
         self._link: RemoteLink | None = None
-        self._health = health.HealthServicer()
+        self._health = ServerHealth()
         self._grpc = grpc.server(
             ThreadPoolExecutor(2 * config.max_workers + 32, thread_name_prefix="rpc"), options=SERVER_OPTIONS
         )
@@ -80,8 +79,7 @@ class Server:
         if config.job is not None and config.shard == 0:
             self._serve_registrar(config.job)
         add_shard_service(ShardService(self._engine, self._metrics), self._grpc)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        self._health.set(TRAINED, health_pb2.HealthCheckResponse.NOT_SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._grpc)
         if config.reflection:
             names = [
                 service.full_name
@@ -106,7 +104,7 @@ class Server:
         if self._stopped.is_set():
             return
         self._stopped.set()
-        self._health.enter_graceful_shutdown()
+        self._health.drain()
         stopping = self._grpc.stop(grace_seconds)
         self._engine.stop()
         if self._registrar is not None:
@@ -173,5 +171,11 @@ class Server:
     def _beat(self) -> None:
         while not self._stopped.wait(BEAT_SECONDS):
             self._engine.beat()
-            if self._engine.trained:
-                self._health.set(TRAINED, health_pb2.HealthCheckResponse.SERVING)
+            self._health.observe(self._linked, self._engine.trained)
+
+    @property
+    def _linked(self) -> bool:
+        """On shard 0 whether it hears of all the others, on these whether they are linked to it."""
+        if self._registrar is not None:
+            return self._registrar.admits
+        return self._link is not None and self._link.up

@@ -3,10 +3,12 @@
 The only module of `worker/` that reads the environment.
 """
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..protos.addresses import server_addresses
 from ..protos.errors import SettingError
 from .layout import Layout, parse_layout
 
@@ -14,12 +16,14 @@ SERVERS_VARIABLE = "PUSHPULL_SERVERS"
 WORKER_ID_VARIABLE = "PUSHPULL_WORKER_ID"
 METRICS_VARIABLE = "PUSHPULL_METRICS_LISTEN"
 LAYOUT_VARIABLE = "PUSHPULL_LAYOUT"
+PATIENCE_VARIABLE = "PUSHPULL_PATIENCE_SECONDS"
 RANK_VARIABLE = "RANK"
 NUM_RANKS_VARIABLE = "WORLD_SIZE"
 LOCAL_RANK_VARIABLE = "LOCAL_RANK"
 """Set by torchrun and by `pushpull launch` for every rank of a worker."""
 
 ANY_WORKER_ID = -1
+PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,7 @@ class WorkerConfig:
     worker_id: int = ANY_WORKER_ID
     metrics_listen: str | None = None
     """host:port of the Prometheus endpoint; port 0 takes any free one; None serves nothing."""
-    patience_seconds: float = 60.0
+    patience_seconds: float = PATIENCE_SECONDS
     """How long to try to reach the registrar at the start."""
     layout: Layout | None = None
     """How the ranks of this worker split the model; None is the job's layout with that many ranks."""
@@ -46,7 +50,7 @@ def worker_config(
     servers: str | Sequence[str] | None = None,
     worker_id: int | None = None,
     metrics_listen: str | None = None,
-    patience_seconds: float = 60.0,
+    patience_seconds: float | None = None,
     layout: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> WorkerConfig:
@@ -56,14 +60,12 @@ def worker_config(
         SettingError: no servers are named anywhere, or a value is malformed.
     """
     variables = os.environ if environment is None else environment
-    if patience_seconds <= 0:
-        raise SettingError(f"patience_seconds={patience_seconds} must be positive")
     rank, num_ranks = _number(RANK_VARIABLE, variables, 0), _number(NUM_RANKS_VARIABLE, variables, 1)
     return WorkerConfig(
         servers=_servers(servers, variables),
         worker_id=_worker_id(worker_id, variables),
         metrics_listen=metrics_listen or variables.get(METRICS_VARIABLE) or None,
-        patience_seconds=patience_seconds,
+        patience_seconds=_patience_seconds(patience_seconds, variables),
         layout=_layout(layout or variables.get(LAYOUT_VARIABLE), num_ranks),
         rank=rank,
         local_rank=_number(LOCAL_RANK_VARIABLE, variables, 0),
@@ -71,31 +73,16 @@ def worker_config(
     )
 
 
-def split_address(address: str, what: str) -> tuple[str, int]:
-    """Host and port of `host:port`.
-
-    Raises:
-        SettingError: not of that form; `what` names the setting.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise SettingError(f"{what}: {address!r} is not host:port, for example 10.0.0.1:7077")
-    return host, int(port)
-
-
 def _servers(servers: str | Sequence[str] | None, variables: Mapping[str, str]) -> tuple[str, ...]:
     source = "servers"
     if servers is None:
         servers, source = variables.get(SERVERS_VARIABLE, ""), SERVERS_VARIABLE
-    names = servers.split(",") if isinstance(servers, str) else list(servers)
-    addresses = tuple(name.strip() for name in names if name.strip())
+    addresses = server_addresses(servers, source)
     if not addresses:
         raise SettingError(
             "no servers are known: start the script with `pushpull launch`, or with `pushpull worker --servers host:port`, "
             f"or set {SERVERS_VARIABLE}, or pass connect(servers='host:port')"
         )
-    for address in addresses:
-        split_address(address, source)
     return addresses
 
 
@@ -110,6 +97,20 @@ def _layout(text: str | None, num_ranks: int) -> Layout | None:
             f"--nproc-per-node={layout.num_ranks}"
         )
     return layout
+
+
+def _patience_seconds(seconds: float | None, variables: Mapping[str, str]) -> float:
+    text = variables.get(PATIENCE_VARIABLE, "")
+    name, value = ("patience_seconds", str(seconds)) if seconds is not None else (PATIENCE_VARIABLE, text)
+    if not value:
+        return PATIENCE_SECONDS
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise SettingError(f"{name}={value} is not a number of seconds greater than 0")
+    return number
 
 
 def _number(name: str, variables: Mapping[str, str], default: int) -> int:

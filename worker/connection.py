@@ -11,7 +11,7 @@ def connect(
     worker_id: int | None = None,
     *,
     metrics_listen: str | None = None,
-    patience_seconds: float = 60.0,
+    patience_seconds: float | None = None,
     layout: str | None = None,
     **expected: object,
 ) -> Worker:
@@ -24,7 +24,7 @@ def connect(
         servers: host:port of each shard, shard 0 first, as a list or joined by commas. Shard 0 alone is enough.
         worker_id: a number of this worker that stays the same over restarts; default: the smallest free one.
         metrics_listen: host:port of the Prometheus endpoint.
-        patience_seconds: how long to try to reach shard 0.
+        patience_seconds: how long to try to reach shard 0; default: a minute.
         layout: how the processes of this worker split the model, e.g. tp2 or pp2xtp2; default: the job's layout with that
             many ranks.
         expected: settings that the job must have, e.g. push_codec="int8"; a difference is refused.

@@ -7,8 +7,8 @@ from typing import Any
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from ..protos.addresses import split_address
 from ..protos.errors import PortInUseError
-from .config import split_address
 from .recorder import StepSummary
 
 SECONDS_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)

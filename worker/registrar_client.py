@@ -64,8 +64,7 @@ class RegistrarClient:
         self.incarnation = 0
         self.life = 0
         """Incarnations of this worker's id before this one, in any process."""
-        self._channel = open_channel(address)
-        self._stub = RegistrarStub(self._channel)
+        self._dial()
         self._closing = threading.Event()
 
     def join(self, worker_id: int, num_ranks: int = 1, layout: str = "") -> JoinResponse:
@@ -78,7 +77,11 @@ class RegistrarClient:
             num_ranks=num_ranks,
             layout=layout,
         )
-        response: JoinResponse = self._call(self._stub.Join, request)
+        # Nothing else is under way with the registrar, so each attempt may have a channel of its own: one that could not
+        # resolve a name would wait ever longer before it tries again.
+        response: JoinResponse = self._call(
+            lambda request, timeout: self._stub.Join(request, timeout=timeout), request, self._dial_again
+        )
         return response
 
     def speak_for(self, joined: JoinResponse) -> None:
@@ -146,7 +149,17 @@ class RegistrarClient:
         self._closing.set()
         self._channel.close()
 
-    def _call(self, method: Callable[..., Response], request: Request) -> Response:
+    def _dial(self) -> None:
+        self._channel = open_channel(self.address)
+        self._stub = RegistrarStub(self._channel)
+
+    def _dial_again(self) -> None:
+        self._channel.close()
+        self._dial()
+
+    def _call(
+        self, method: Callable[..., Response], request: Request, after_no_answer: Callable[[], None] = lambda: None
+    ) -> Response:
         patience = Patience(self.patience_seconds)
         warned = False
         while True:
@@ -161,6 +174,8 @@ class RegistrarClient:
                         f"the registrar at {self.address} failed: {failure.code().name}: {failure.details()}"
                     ) from failure
                 reason = str(refusal or failure.details())
+                if refusal is None:
+                    after_no_answer()
             delay = patience.delay_after_failure(time.monotonic())
             if delay is None or self._closing.is_set():
                 raise ServerUnreachableError(

@@ -83,12 +83,6 @@ class ShardClient:
         self._call: grpc.Call | None = None
         self._epoch: int | None = None
         self._closing = threading.Event()
-        self._channel = open_channel(target.address)
-        self._open = self._channel.stream_stream(
-            EXCHANGE_METHOD,
-            request_serializer=lambda message: message,
-            response_deserializer=receive,
-        )
         self._thread = threading.Thread(target=self._run, name=f"pushpull-shard-{target.shard}", daemon=True)
 
     @property
@@ -136,7 +130,6 @@ class ShardClient:
                 self._call.cancel()
         if self._thread.is_alive():
             self._thread.join(timeout=5.0)
-        self._channel.close()
 
     def _put(self, message: bytes) -> None:
         if self._requests is not None:
@@ -147,7 +140,9 @@ class ShardClient:
         patience = Patience(self.target.patience_seconds)
         while not self._closing.is_set():
             try:
-                self._converse(patience)
+                # A channel for each stream: one that could not resolve a name would wait ever longer before it tries again.
+                with open_channel(self.target.address) as channel:
+                    self._converse(channel, patience)
                 reason = "the server ended the stream"
             except grpc.RpcError as failure:
                 refusal = self._final_error(failure)
@@ -166,11 +161,14 @@ class ShardClient:
                 logger.info("%s: %s; trying again", self.target.name, reason)
             self._closing.wait(delay)
 
-    def _converse(self, patience: Patience) -> None:
+    def _converse(self, channel: grpc.Channel, patience: Patience) -> None:
         """One stream, from Hello to its end."""
         requests: SimpleQueue[bytes | None] = SimpleQueue()
         requests.put(WorkerMessage(hello=self.target.hello).SerializeToString())
-        call = self._open(_until_none(requests))
+        open_exchange = channel.stream_stream(
+            EXCHANGE_METHOD, request_serializer=lambda message: message, response_deserializer=receive
+        )
+        call = open_exchange(_until_none(requests))
         with self._lock:
             self._call = call
         if self._closing.is_set():

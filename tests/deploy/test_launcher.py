@@ -148,6 +148,9 @@ def run_command(*words: str) -> subprocess.CompletedProcess[str]:
             ("server", "--shard", "1", "--num-shards", "2", "--registrar", "a:1", "--set", "mode=sync"),
             "belong to shard 0",
         ),
+        (("server", "--shard", "0"), "--num-shards, or --servers"),
+        (("server", "--shard", "0", "--servers", "a:1", "--num-shards", "1"), "leave out --num-shards"),
+        (("health", "127.0.0.1:1", "--service", "happy"), "--service=happy is not one of"),
         (("status", "--servers", "127.0.0.1:1"), "No pushpull server answered at 127.0.0.1:1"),
     ],
 )

@@ -49,7 +49,7 @@ def run_worker(
 
 def test_a_script_is_main_and_finds_its_neighbours_its_arguments_and_the_servers(tmp_path: Path) -> None:
     words = ("--steps", "3", "--servers", "mine", "--help")
-    run = run_worker(tmp_path, SHOW, "--id", "7", arguments=words)
+    run = run_worker(tmp_path, SHOW, "--id", "7", "--patience-seconds", "9", arguments=words)
     assert run.returncode == 0, run.stderr
     seen = json.loads(run.stdout)
     assert seen["argv"] == [str(tmp_path / "script.py"), *words]
@@ -60,6 +60,7 @@ def test_a_script_is_main_and_finds_its_neighbours_its_arguments_and_the_servers
         "PUSHPULL_SERVERS": "a:1,b:2",
         "PUSHPULL_WORKER_ID": "7",
         "PUSHPULL_METRICS_LISTEN": "127.0.0.1:0",
+        "PUSHPULL_PATIENCE_SECONDS": "9.0",
     }
 
 

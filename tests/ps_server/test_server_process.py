@@ -11,8 +11,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from raw_worker import RawWorker
 
+from pushpull.protos.health import TRAINED
 from pushpull.ps_server.config import JobSettings, ServerConfig
-from pushpull.ps_server.server import TRAINED, Server
+from pushpull.ps_server.server import Server
 
 
 @contextmanager

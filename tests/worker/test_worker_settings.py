@@ -24,6 +24,12 @@ class TestConfig:
         config = worker_config(["c:3"], 0, environment=ENVIRONMENT)
         assert (config.servers, config.worker_id) == (("c:3",), 0)
 
+    def test_is_as_patient_as_the_environment_says_unless_an_argument_does(self) -> None:
+        environment = {"PUSHPULL_SERVERS": "a:1", "PUSHPULL_PATIENCE_SECONDS": "600"}
+        assert worker_config(environment=environment).patience_seconds == 600
+        assert worker_config(patience_seconds=5, environment=environment).patience_seconds == 5
+        assert worker_config("a:1", environment={}).patience_seconds == 60
+
     def test_leaves_the_number_to_the_registrar(self) -> None:
         assert worker_config("a:1", environment={}).worker_id == ANY_WORKER_ID
 
@@ -34,6 +40,7 @@ class TestConfig:
             ({"PUSHPULL_SERVERS": "nowhere"}, "PUSHPULL_SERVERS: 'nowhere' is not host:port"),
             ({"PUSHPULL_SERVERS": "a:99999"}, "host:port"),
             ({"PUSHPULL_SERVERS": "a:1", "PUSHPULL_WORKER_ID": "one"}, "PUSHPULL_WORKER_ID"),
+            ({"PUSHPULL_SERVERS": "a:1", "PUSHPULL_PATIENCE_SECONDS": "0"}, "PUSHPULL_PATIENCE_SECONDS=0"),
         ],
     )
     def test_says_what_is_wrong_and_where(self, environment: dict[str, str], names: str) -> None:

@@ -1,0 +1,30 @@
+"""Addresses of servers, as people write them: `host:port`, and lists of these."""
+
+from collections.abc import Sequence
+
+from .errors import SettingError
+
+
+def split_address(address: str, what: str) -> tuple[str, int]:
+    """Host and port of `host:port`.
+
+    Raises:
+        SettingError: not of that form; `what` names the setting.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise SettingError(f"{what}: {address!r} is not host:port, for example 10.0.0.1:7077")
+    return host, int(port)
+
+
+def server_addresses(servers: str | Sequence[str], what: str) -> tuple[str, ...]:
+    """The host:port of every server that a list names, shard 0 first; a text separates them by commas.
+
+    Raises:
+        SettingError: one is malformed; `what` names the setting.
+    """
+    names = servers.split(",") if isinstance(servers, str) else servers
+    addresses = tuple(name.strip() for name in names if name.strip())
+    for address in addresses:
+        split_address(address, what)
+    return addresses
