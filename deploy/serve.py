@@ -1,36 +1,50 @@
-"""Runs one server process until it is told to stop."""
+"""Runs one server process until it is told to stop, or its job is over."""
 
 import json
+import os
 import signal
+import sys
 import threading
+import time
 from types import FrameType
 
 from ..ps_server.config import ServerConfig
 from ..ps_server.server import Server
 
-_GRACE_SECONDS = 2.0
+LONGEST_END_SECONDS = 10.5
+"""From the signal, or the end of the job, to the end of the process: more than a drain takes, less than the 12 s after which
+nobody waits any more."""
 
 
 def serve(config: ServerConfig, announce_fd: int | None) -> None:
     """Serves until SIGTERM, SIGINT or the server's own end; raises PortInUseError and SettingError.
 
-    With `announce_fd`, one line of JSON says there where the server listens, and the descriptor is closed.
+    The first signal drains the server, a second one ends the process at once. With `announce_fd`, one line of JSON says there
+    where the server listens, and the descriptor is closed.
     """
     server = Server(config)
     server.start()
-    stopper = threading.Thread(target=server.stop, args=(_GRACE_SECONDS,), daemon=True)
+    drainer = threading.Thread(target=server.drain, name="drain", daemon=True)
 
-    def stop(signal_number: int, frame: FrameType | None) -> None:
-        # A handler may interrupt anything, also a lock that stop() needs; so another thread stops.
-        if stopper.ident is None:
-            stopper.start()
+    def drain(signal_number: int, frame: FrameType | None) -> None:
+        # A handler may interrupt anything, also a lock that drain() needs; so another thread drains.
+        if drainer.ident is not None:
+            os._exit(128 + signal_number)
+        drainer.start()
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, drain)
+    signal.signal(signal.SIGINT, drain)
     _announce(config.shard, server, announce_fd)
+    server.wait_for_end()
+    threading.Thread(target=_end_at_last, args=(config.shard,), name="hard stop", daemon=True).start()
     server.wait()
-    if stopper.ident is not None:
-        stopper.join()
+
+
+def _end_at_last(shard: int) -> None:
+    """Whatever still goes on then - a step that is being applied, say - will not be told to anybody."""
+    time.sleep(LONGEST_END_SECONDS)
+    print(f"pushpull: shard {shard} did not end in order within {LONGEST_END_SECONDS:g} s", file=sys.stderr, flush=True)
+    os._exit(0)
 
 
 def _announce(shard: int, server: Server, fd: int | None) -> None:

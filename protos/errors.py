@@ -28,6 +28,7 @@
     │   └── RankLostError              its process is gone or does not answer
     ├── ServerUnreachableError         nobody answered at this address for as long as patience lasts
     ├── ServerLostError                the shard came back without its state
+    ├── ServerDrainingError            a server was told to end, and the job ends with it
     ├── DoesNotFitError                a plan that needs more than the machines have; names what would fit
     └── PortInUseError                 the address to listen on is taken
 
@@ -152,6 +153,10 @@ class ServerLostError(PushpullError):
     """The shard came back without its state."""
 
 
+class ServerDrainingError(PushpullError):
+    """A server was told to end, and the job ends with it."""
+
+
 class DoesNotFitError(PushpullError):
     """A plan that needs more than the machines have."""
 
@@ -178,6 +183,7 @@ CODES: dict[ErrorCode, type[PushpullError]] = {
     ErrorCode.OVER_BUDGET: OverBudgetError,
     ErrorCode.BAD_SETTING: SettingError,
     ErrorCode.BAD_REQUEST: BadRequestError,
+    ErrorCode.DRAINING: ServerDrainingError,
 }
 
 STATUS_OF: dict[ErrorCode, grpc.StatusCode] = {
@@ -198,6 +204,7 @@ STATUS_OF: dict[ErrorCode, grpc.StatusCode] = {
     ErrorCode.OVER_BUDGET: grpc.StatusCode.RESOURCE_EXHAUSTED,
     ErrorCode.BAD_SETTING: grpc.StatusCode.INVALID_ARGUMENT,
     ErrorCode.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
+    ErrorCode.DRAINING: grpc.StatusCode.FAILED_PRECONDITION,
 }
 
 ERROR_CODE_METADATA_KEY = "pushpull-error-code"

@@ -296,7 +296,7 @@ class Summary(_message.Message):
     def __init__(self, count: _Optional[int] = ..., sum: _Optional[float] = ..., max: _Optional[float] = ...) -> None: ...
 
 class ShardStatus(_message.Message):
-    __slots__ = ("shard", "address", "epoch", "num_blocks", "parameter_bytes", "bytes_pushed", "bytes_pulled", "elements_pushed", "steps_applied", "duplicates_dropped", "pushes_refused", "version_staleness", "clock_lag", "pulls_waited", "round", "peak_memory_bytes", "non_finite_sums")
+    __slots__ = ("shard", "address", "epoch", "num_blocks", "parameter_bytes", "bytes_pushed", "bytes_pulled", "elements_pushed", "steps_applied", "duplicates_dropped", "pushes_refused", "version_staleness", "clock_lag", "pulls_waited", "round", "peak_memory_bytes", "non_finite_sums", "draining")
     class PushesRefusedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -321,6 +321,7 @@ class ShardStatus(_message.Message):
     ROUND_FIELD_NUMBER: _ClassVar[int]
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     NON_FINITE_SUMS_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
     shard: int
     address: str
     epoch: int
@@ -338,10 +339,11 @@ class ShardStatus(_message.Message):
     round: int
     peak_memory_bytes: int
     non_finite_sums: int
-    def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., epoch: _Optional[int] = ..., num_blocks: _Optional[int] = ..., parameter_bytes: _Optional[int] = ..., bytes_pushed: _Optional[int] = ..., bytes_pulled: _Optional[int] = ..., elements_pushed: _Optional[int] = ..., steps_applied: _Optional[int] = ..., duplicates_dropped: _Optional[int] = ..., pushes_refused: _Optional[_Mapping[str, int]] = ..., version_staleness: _Optional[_Union[Summary, _Mapping]] = ..., clock_lag: _Optional[_Union[Summary, _Mapping]] = ..., pulls_waited: _Optional[int] = ..., round: _Optional[int] = ..., peak_memory_bytes: _Optional[int] = ..., non_finite_sums: _Optional[int] = ...) -> None: ...
+    draining: bool
+    def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., epoch: _Optional[int] = ..., num_blocks: _Optional[int] = ..., parameter_bytes: _Optional[int] = ..., bytes_pushed: _Optional[int] = ..., bytes_pulled: _Optional[int] = ..., elements_pushed: _Optional[int] = ..., steps_applied: _Optional[int] = ..., duplicates_dropped: _Optional[int] = ..., pushes_refused: _Optional[_Mapping[str, int]] = ..., version_staleness: _Optional[_Union[Summary, _Mapping]] = ..., clock_lag: _Optional[_Union[Summary, _Mapping]] = ..., pulls_waited: _Optional[int] = ..., round: _Optional[int] = ..., peak_memory_bytes: _Optional[int] = ..., non_finite_sums: _Optional[int] = ..., draining: _Optional[bool] = ...) -> None: ...
 
 class JobStatus(_message.Message):
-    __slots__ = ("job", "phase", "round", "workers", "shards", "lease_expiries", "failures", "split_steps", "longest_round_gap_seconds")
+    __slots__ = ("job", "phase", "round", "workers", "shards", "lease_expiries", "failures", "split_steps", "longest_round_gap_seconds", "ending")
     JOB_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -351,6 +353,7 @@ class JobStatus(_message.Message):
     FAILURES_FIELD_NUMBER: _ClassVar[int]
     SPLIT_STEPS_FIELD_NUMBER: _ClassVar[int]
     LONGEST_ROUND_GAP_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ENDING_FIELD_NUMBER: _ClassVar[int]
     job: _common_pb2.JobSpecification
     phase: str
     round: int
@@ -360,7 +363,8 @@ class JobStatus(_message.Message):
     failures: int
     split_steps: int
     longest_round_gap_seconds: float
-    def __init__(self, job: _Optional[_Union[_common_pb2.JobSpecification, _Mapping]] = ..., phase: _Optional[str] = ..., round: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., lease_expiries: _Optional[int] = ..., failures: _Optional[int] = ..., split_steps: _Optional[int] = ..., longest_round_gap_seconds: _Optional[float] = ...) -> None: ...
+    ending: str
+    def __init__(self, job: _Optional[_Union[_common_pb2.JobSpecification, _Mapping]] = ..., phase: _Optional[str] = ..., round: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., lease_expiries: _Optional[int] = ..., failures: _Optional[int] = ..., split_steps: _Optional[int] = ..., longest_round_gap_seconds: _Optional[float] = ..., ending: _Optional[str] = ...) -> None: ...
 
 class Member(_message.Message):
     __slots__ = ("worker_id", "incarnation", "active", "first_round", "start_clock", "observer", "num_ranks")
@@ -429,7 +433,7 @@ class RoundRecord(_message.Message):
     def __init__(self, round: _Optional[int] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[_common_pb2.ParameterGroup, _Mapping]]] = ...) -> None: ...
 
 class ShardReport(_message.Message):
-    __slots__ = ("hello", "plan_installed", "view_installed", "initialised", "staged", "refused", "settled", "alive", "status", "norms")
+    __slots__ = ("hello", "plan_installed", "view_installed", "initialised", "staged", "refused", "settled", "alive", "status", "norms", "draining")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     PLAN_INSTALLED_FIELD_NUMBER: _ClassVar[int]
     VIEW_INSTALLED_FIELD_NUMBER: _ClassVar[int]
@@ -440,6 +444,7 @@ class ShardReport(_message.Message):
     ALIVE_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     NORMS_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
     hello: ShardHello
     plan_installed: PlanInstalled
     view_installed: ViewInstalled
@@ -450,7 +455,8 @@ class ShardReport(_message.Message):
     alive: WorkersAlive
     status: ShardStatus
     norms: BlockNorms
-    def __init__(self, hello: _Optional[_Union[ShardHello, _Mapping]] = ..., plan_installed: _Optional[_Union[PlanInstalled, _Mapping]] = ..., view_installed: _Optional[_Union[ViewInstalled, _Mapping]] = ..., initialised: _Optional[_Union[Initialised, _Mapping]] = ..., staged: _Optional[_Union[StepStaged, _Mapping]] = ..., refused: _Optional[_Union[StepRefused, _Mapping]] = ..., settled: _Optional[_Union[StepSettled, _Mapping]] = ..., alive: _Optional[_Union[WorkersAlive, _Mapping]] = ..., status: _Optional[_Union[ShardStatus, _Mapping]] = ..., norms: _Optional[_Union[BlockNorms, _Mapping]] = ...) -> None: ...
+    draining: Draining
+    def __init__(self, hello: _Optional[_Union[ShardHello, _Mapping]] = ..., plan_installed: _Optional[_Union[PlanInstalled, _Mapping]] = ..., view_installed: _Optional[_Union[ViewInstalled, _Mapping]] = ..., initialised: _Optional[_Union[Initialised, _Mapping]] = ..., staged: _Optional[_Union[StepStaged, _Mapping]] = ..., refused: _Optional[_Union[StepRefused, _Mapping]] = ..., settled: _Optional[_Union[StepSettled, _Mapping]] = ..., alive: _Optional[_Union[WorkersAlive, _Mapping]] = ..., status: _Optional[_Union[ShardStatus, _Mapping]] = ..., norms: _Optional[_Union[BlockNorms, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ...) -> None: ...
 
 class ShardHello(_message.Message):
     __slots__ = ("shard", "address", "epoch", "last_sequence")
@@ -463,6 +469,12 @@ class ShardHello(_message.Message):
     epoch: int
     last_sequence: int
     def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., epoch: _Optional[int] = ..., last_sequence: _Optional[int] = ...) -> None: ...
+
+class Draining(_message.Message):
+    __slots__ = ("address",)
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    def __init__(self, address: _Optional[str] = ...) -> None: ...
 
 class PlanInstalled(_message.Message):
     __slots__ = ("fingerprint",)
@@ -571,20 +583,28 @@ class SettledStep(_message.Message):
     def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
 
 class RegistrarOrder(_message.Message):
-    __slots__ = ("sequence", "install_plan", "view", "initialise", "close", "norms")
+    __slots__ = ("sequence", "install_plan", "view", "initialise", "close", "norms", "end")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     INSTALL_PLAN_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
     INITIALISE_FIELD_NUMBER: _ClassVar[int]
     CLOSE_FIELD_NUMBER: _ClassVar[int]
     NORMS_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     install_plan: InstallPlan
     view: View
     initialise: Initialise
     close: RoundRecord
     norms: BlockNorms
-    def __init__(self, sequence: _Optional[int] = ..., install_plan: _Optional[_Union[InstallPlan, _Mapping]] = ..., view: _Optional[_Union[View, _Mapping]] = ..., initialise: _Optional[_Union[Initialise, _Mapping]] = ..., close: _Optional[_Union[RoundRecord, _Mapping]] = ..., norms: _Optional[_Union[BlockNorms, _Mapping]] = ...) -> None: ...
+    end: JobEnd
+    def __init__(self, sequence: _Optional[int] = ..., install_plan: _Optional[_Union[InstallPlan, _Mapping]] = ..., view: _Optional[_Union[View, _Mapping]] = ..., initialise: _Optional[_Union[Initialise, _Mapping]] = ..., close: _Optional[_Union[RoundRecord, _Mapping]] = ..., norms: _Optional[_Union[BlockNorms, _Mapping]] = ..., end: _Optional[_Union[JobEnd, _Mapping]] = ...) -> None: ...
+
+class JobEnd(_message.Message):
+    __slots__ = ("message",)
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    message: str
+    def __init__(self, message: _Optional[str] = ...) -> None: ...
 
 class InstallPlan(_message.Message):
     __slots__ = ("job", "plan", "optimizer")

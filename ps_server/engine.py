@@ -19,11 +19,13 @@ from ..protos.errors import (
     NonFiniteError,
     NotReadyError,
     PlanMismatchError,
+    ServerDrainingError,
     UnknownBlockError,
     WrongJobError,
     WrongShardError,
 )
 from ..protos.registrar_pb2 import (
+    Draining,
     Initialise,
     Initialised,
     InstallPlan,
@@ -80,6 +82,9 @@ class Engine:
         self._job_started = 0.0
         self._streaming: list[PullTicket] = []
         self.address = ""
+        self.over = threading.Event()
+        """The registrar has said that the job is over."""
+        self._ending: ServerDrainingError | None = None
 
     def attach(self, link: RegistrarLink) -> None:
         """Sets where reports go; before anything else."""
@@ -89,6 +94,28 @@ class Engine:
     def trained(self) -> bool:
         """Whether the shard holds initialised parameters."""
         return self._shard is not None and self._shard.state.ready
+
+    def drain(self) -> None:
+        """Tells the registrar that this server was told to end. `over` says when the job is."""
+        self.report(ShardReport(draining=Draining(address=self.address)))
+
+    def close_down(self, timeout_seconds: float) -> None:
+        """Refuses everything from now on; ends streams behind the outcomes of steps that were decided before.
+
+        A step that is not applied and settled by then, or after the timeout, gets no outcome.
+        """
+        with self._lock:
+            self._end(ServerDrainingError(f"shard {self._number} at {self.address} is shutting down"))
+            runner = self._runner
+        if runner is not None and not runner.wait(timeout_seconds):
+            log.warning("still applying a step at the end", shard=self._number)
+        with self._lock:
+            self._streams.end_all(self._ending)
+
+    def has_workers(self) -> bool:
+        """Whether there are any, as far as the registrar has said."""
+        with self._lock:
+            return len(self._view.members) > 0
 
     def stop(self) -> None:
         """Ends every stream and the applying threads."""
@@ -110,7 +137,7 @@ class Engine:
         if hello.shard != self._number:
             raise WrongShardError(f"this is shard {self._number} at {self.address}, not shard {hello.shard}")
         with self._lock:
-            shard = self._loaded()
+            shard = self._serving()
             if hello.job_id != shard.job.job_id:
                 raise WrongJobError(f"shard {self._number} serves job {shard.job.job_id}, not {hello.job_id}")
             if hello.plan_fingerprint != shard.fingerprint:
@@ -137,7 +164,7 @@ class Engine:
         with self._lock:
             if not self._streams.is_current(session):
                 return
-            shard = self._loaded()
+            shard = self._serving()
             self._streams.hear(key)
             admitted = shard.state.admit(key, message.step, message.attempt, message.blocks)
             self._count_refusals(shard)
@@ -171,7 +198,7 @@ class Engine:
             NotReadyError: the grant is newer than what this shard has heard.
         """
         with self._lock:
-            shard = self._loaded()
+            shard = self._serving()
             self._streams.hear(key)
             if (shard.state.ready or self._grant.done) and key.incarnation == self._grant.incarnation:
                 return  # sent again after a lost connection
@@ -218,6 +245,11 @@ class Engine:
                     self._loaded().norms.take(order.norms)
                     assert self._runner is not None
                     self._runner.wake()
+            case "end":
+                with self._lock:
+                    self._end(ServerDrainingError(order.end.message))
+                log.info("the job is over", shard=self._number, why=order.end.message)
+                self.over.set()
 
     def reports_again(self) -> list[ShardReport]:
         """For a new link: everything the registrar may have missed."""
@@ -244,6 +276,7 @@ class Engine:
         with self._lock:
             status = self._statistics.status(self._shard)
         status.shard, status.address, status.epoch = self._number, self.address, self._epoch
+        status.draining = self._ending is not None
         return status
 
     # ---- applying ----
@@ -280,12 +313,21 @@ class Engine:
             raise NotReadyError(f"shard {self._number} at {self.address} has no plan yet")
         return self._shard
 
+    def _serving(self) -> Shard:
+        if self._ending is not None:
+            raise self._ending
+        return self._loaded()
+
+    def _end(self, error: ServerDrainingError) -> None:
+        # the first reason stands: it is the registrar's, but where that cannot be reached
+        self._ending = self._ending or error
+
     def _ask(self, session: Session, question: Callable[[Shard], list[Effect]]) -> None:
         """Asks the core on behalf of a stream, unless it was opened again since."""
         with self._lock:
             if not self._streams.is_current(session):
                 return
-            shard = self._loaded()
+            shard = self._serving()
             self._streams.hear(session.key)
             self._answers.asked(session.key)
             self._carry_out(shard, question(shard))

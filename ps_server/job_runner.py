@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -41,7 +41,7 @@ class JobRunner:
         self._bundles = bundles
         self._changed = threading.Condition(lock)
         self._stopping = False
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="apply") if num_threads > 1 else None
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
         self._thread.start()
@@ -53,6 +53,12 @@ class JobRunner:
     def wake(self) -> None:
         """A pass may have become ready. The lock is held."""
         self._changed.notify_all()
+
+    def wait(self, timeout_seconds: float) -> bool:
+        """Waits until the jobs that were submitted are done; False if they are not after this time."""
+        done = threading.Event()
+        self._jobs.put(done.set)
+        return done.wait(timeout_seconds)
 
     def stop(self) -> None:
         """Ends behind the jobs that were submitted, or where one waits for what will not come any more."""
@@ -67,7 +73,10 @@ class JobRunner:
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             try:
-                self._run_one(job)
+                if isinstance(job, Job):
+                    self._run_one(job)
+                else:
+                    job()
             except Exception as error:
                 self._host.fail(error)
                 return

@@ -5,10 +5,7 @@ caller delivers orders, feeds reports back in, and asks again (`view_number`, `a
 """
 
 from ..protos.common_pb2 import ErrorCode, OptimizerSpecification, Plan
-from ..protos.errors import (
-    BadRequestError,
-    StepError,
-)
+from ..protos.errors import BadRequestError, StepError
 from ..protos.registrar_pb2 import (
     ActivateResponse,
     DealRequest,
@@ -17,6 +14,7 @@ from ..protos.registrar_pb2 import (
     EnrolResponse,
     Initialise,
     InstallPlan,
+    JobEnd,
     JoinRequest,
     JoinResponse,
     RegistrarOrder,
@@ -28,6 +26,7 @@ from .acknowledgements import Acknowledgements
 from .config import JobSettings
 from .consistency import Synchronous, policy_for
 from .dealing import DataDealer
+from .ending import Ending
 from .enrolment import Enrolment
 from .leases import Leases
 from .progress import Progress
@@ -43,7 +42,7 @@ class Registrar:
     """One job's membership, rounds and data.
 
     Invariants: incarnations only grow; of one worker id at most one incarnation is live; no round closes while a shard
-    has not installed the newest view; a fenced incarnation never becomes live again.
+    has not installed the newest view; a fenced incarnation never becomes live again; nobody is admitted once a shard drains.
     """
 
     def __init__(
@@ -61,6 +60,7 @@ class Registrar:
         self._acknowledged = Acknowledgements(num_shards)
         self._orders: list[RegistrarOrder] = []
         self._start = Start(settings)
+        self._ending = Ending()
         self._last_close: float | None = None
         self.lease_expiries = 0
         self.failures = 0
@@ -82,6 +82,11 @@ class Registrar:
         if not self._enrolment.initialised:
             return "initialising" if self._enrolment.plan else "waiting"
         return "training" if self._start.open else "waiting"
+
+    @property
+    def ending(self) -> str:
+        """Why the job ends, for people; empty while it goes on."""
+        return self._ending.message
 
     @property
     def roster(self) -> Roster:
@@ -110,7 +115,9 @@ class Registrar:
 
         Raises:
             BadRequestError: too many ranks.
+            ServerDrainingError: the job ends; as of `enrol`, `activate` and `deal`.
         """
+        self._ending.check_admits()
         if request.num_ranks > MOST_RANKS:
             raise BadRequestError(
                 f"num_ranks={request.num_ranks} is too many for one worker; use at most {MOST_RANKS}, or more workers"
@@ -128,6 +135,7 @@ class Registrar:
 
     def enrol(self, now: float, request: EnrolRequest) -> EnrolResponse:
         """Checks plan and optimizer and says who initialises."""
+        self._ending.check_admits()
         worker = self._roster.caller(now, request.worker_id, request.incarnation)
         if self._enrolment.agree(request, self._settings, len(self._roster.trainers())):
             self._orders.append(
@@ -148,6 +156,7 @@ class Registrar:
 
     def activate(self, now: float, worker_id: int, incarnation: int, last_clock: int) -> ActivateResponse:
         """Lets a worker count from now on; answered for good once training is open."""
+        self._ending.check_admits()
         worker = self._roster.caller(now, worker_id, incarnation)
         if worker.observer:
             raise BadRequestError("an observer does not take part in training")
@@ -167,11 +176,17 @@ class Registrar:
             self._pause(worker)
 
     def heartbeat(self, now: float, worker_id: int, incarnation: int, report: WorkerReport, rank: int = 0) -> None:
-        """Renews the lease of one rank."""
+        """Renews the lease of one rank.
+
+        Raises:
+            ServerDrainingError: the job is over; while its last round is open, steps are waited for.
+        """
+        self._ending.check_not_over()
         self._roster.caller(now, worker_id, incarnation, rank).reports[rank].CopyFrom(report)
 
     def deal(self, now: float, request: DealRequest) -> DealResponse:
         """Deals lots of data; see `dealing.py`."""
+        self._ending.check_admits()
         worker = self._roster.caller(now, request.worker_id, request.incarnation)
         if not self._start.open and worker.state == "enrolled" and self._settings.expected_workers > 0:
             self._maybe_open(now)
@@ -247,7 +262,10 @@ class Registrar:
                 order = RegistrarOrder(norms=report.norms)
                 order.norms.shard = shard
                 self._orders.append(order)
+            case "draining":
+                self._ending.begin(now, shard, report.draining.address, self.rounds_closed + 1)
         self._close_rounds(now)
+        self._end_if_due(now)
 
     # ---- time ----
 
@@ -258,6 +276,7 @@ class Registrar:
         self._suspend_stuck(now)
         self._maybe_open(now)
         self._close_rounds(now)
+        self._end_if_due(now)
 
     # ---- membership ----
 
@@ -319,7 +338,7 @@ class Registrar:
         self._publish_view()
 
     def _close_rounds(self, now: float) -> None:
-        if self._rounds is None or not self._start.open:
+        if self._rounds is None or not self._start.open or self._ending.over:
             return
         if not self.installed_everywhere(self._view_number):
             return
@@ -334,6 +353,11 @@ class Registrar:
         self.longest_round_gap_seconds = max(self.longest_round_gap_seconds, gap)
         self._last_close = now
         self._orders.append(RegistrarOrder(close=closed.record))
+
+    def _end_if_due(self, now: float) -> None:
+        begun = self._rounds is not None and self._rounds.has_begun(self._roster.members())
+        if self._ending.comes_now(now, self.rounds_closed, begun):
+            self._orders.append(RegistrarOrder(end=JobEnd(message=self._ending.message)))
 
     def _suspend_stuck(self, now: float) -> None:
         """Pauses a member that others wait for and that has ended no step for too long."""

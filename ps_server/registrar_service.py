@@ -81,16 +81,23 @@ class RegistrarService(RegistrarServicer):
 
     def stop(self) -> None:
         """Ends every link."""
-        self._stopped.set()
         with self._changed:
+            self._stopped.set()
+            self._changed.notify_all()
             for stream in self._streams.values():
                 stream.end()
 
     @property
     def admits(self) -> bool:
-        """Whether a worker could join now: every shard is linked, and none has lost its state."""
+        """Whether a worker could join now: every shard is linked, none has lost its state, and the job does not end."""
         with self._changed:
-            return len(self._streams) == len(self._addresses) and self._lost is None
+            all_linked = len(self._streams) == len(self._addresses)
+            return all_linked and self._lost is None and not self._registrar.ending
+
+    def wait_until_alone(self, timeout_seconds: float) -> None:
+        """Returns when no other shard is linked any more, or after this time."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._streams.keys() <= {0}, timeout_seconds)
 
     def take_report(self, shard: int, report: ShardReport) -> None:
         """Of a linked shard."""
@@ -171,7 +178,8 @@ class RegistrarService(RegistrarServicer):
                 request.rank,
             )
             self._send_orders()
-            self._wait_for_view()
+            if not self._registrar.ending:  # else shards may be gone already, and nothing comes behind this
+                self._wait_for_view()
             log.info("worker left", worker=request.worker_id, rank=request.rank, failure=request.failure or None)
             return LeaveResponse()
 
@@ -188,6 +196,7 @@ class RegistrarService(RegistrarServicer):
                 failures=registrar.failures,
                 split_steps=registrar.roster.split_steps,
                 longest_round_gap_seconds=registrar.longest_round_gap_seconds,
+                ending=registrar.ending,
             )
 
     def Link(self, request_iterator: Iterator[ShardReport], context: grpc.ServicerContext) -> Iterator[RegistrarOrder]:
@@ -254,7 +263,8 @@ class RegistrarService(RegistrarServicer):
         )
 
     def _wait(self, condition: Callable[[], bool], message: str) -> None:
-        if not self._changed.wait_for(condition, VIEW_PATIENCE_SECONDS):
+        self._changed.wait_for(lambda: condition() or self._stopped.is_set(), VIEW_PATIENCE_SECONDS)
+        if not condition():
             missing = next((i for i, address in enumerate(self._addresses) if address is None), "")
             raise NotReadyError(message.format(missing))
 
@@ -273,6 +283,7 @@ class RegistrarService(RegistrarServicer):
             with self._changed:
                 if self._streams.get(shard) is stream:
                     del self._streams[shard]
+                    self._changed.notify_all()
 
     def _deliver(self, shard: LinkedShard, stream: OrderStream) -> None:
         for order in stream:

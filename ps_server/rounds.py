@@ -90,6 +90,11 @@ class Rounds:
         complete = self._complete(members)
         return [worker for worker in members if worker not in complete] if complete else []
 
+    def has_begun(self, members: dict[int, int]) -> bool:
+        """Whether a part of the next round is here already."""
+        steps = (self._pending.get(key) for key in members.items())
+        return any(step is not None and step.round == self.closed + 1 for step in steps)
+
     def close_next(self, members: dict[int, int]) -> ClosedRound | None:
         """Closes the next round over these members if it is complete; None if it is not."""
         complete = self._complete(members)

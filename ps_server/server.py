@@ -2,6 +2,7 @@
 
 import secrets
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from wsgiref.simple_server import WSGIServer
@@ -21,6 +22,7 @@ from ..protos.registrar_pb2 import ShardHello
 from ..protos.registrar_pb2_grpc import add_RegistrarServicer_to_server
 from ..protos.transport import SERVER_OPTIONS
 from .config import JobSettings, ServerConfig
+from .ending import ROUND_SECONDS
 from .engine import Engine
 from .health import ServerHealth
 from .links import LocalLink, RemoteLink
@@ -32,6 +34,18 @@ from .shard_service import ShardService, add_shard_service
 log = structlog.get_logger(__name__)
 
 BEAT_SECONDS = 0.5
+
+# What a drain may take, one after the other: the registrar waits for the open round (`ending.ROUND_SECONDS`), ...
+OVER_SECONDS = ROUND_SECONDS + 0.5
+"""... its order that the job is over arrives, ..."""
+APPLY_SECONDS = 1.5
+"""... what is decided is applied, ..."""
+NOTICE_SECONDS = 1.5
+"""... workers without a stream learn it from their heartbeat, at most a second apart, ..."""
+UNLINK_SECONDS = 0.5
+"""... shard 0 waits for the other shards, which end too, ..."""
+CALLS_SECONDS = 1.0
+"""... and calls that do not end by themselves are cancelled."""
 
 
 class Server:
@@ -58,6 +72,9 @@ class Server:
         self._grpc = grpc.server(
             ThreadPoolExecutor(2 * config.max_workers + 32, thread_name_prefix="rpc"), options=SERVER_OPTIONS
         )
+        self._draining = threading.Lock()
+        self._stopping = threading.Lock()
+        self._ending = threading.Event()
         self._stopped = threading.Event()
         self._metrics_server: WSGIServer | None = None
         self.address = ""
@@ -93,18 +110,47 @@ class Server:
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
         log.info("serving", shard=config.shard, address=self.address, metrics=self.metrics_address)
 
+    def wait_for_end(self) -> None:
+        """Returns when the end has begun: by `drain`, by `stop`, by the end of the job, or by an error."""
+        self._ending.wait()
+
     def wait(self) -> None:
-        """Returns when `stop` has been called; raises what made the server unable to go on."""
+        """Returns when the server has stopped; raises what made it unable to go on."""
         self._stopped.wait()
         if self._failure is not None:
             raise self._failure
 
-    def stop(self, grace_seconds: float = 1.0) -> None:
-        """Refuses new calls, lets open ones go on for a moment, ends."""
-        if self._stopped.is_set():
-            return
-        self._stopped.set()
+    def drain(self) -> None:
+        """Ends the job on all of its servers, in order, and then stops.
+
+        Nobody is admitted any more. The open round is closed if the rest of it arrives soon, else dropped; what is decided is
+        applied and answered; then workers are told that the job ends, and why.
+        """
         self._health.drain()
+        self._ending.set()
+        self._engine.drain()
+        self._engine.over.wait(OVER_SECONDS)
+        self._close_down()
+
+    def _close_down(self) -> None:
+        if not self._draining.acquire(blocking=False):
+            return  # the job is over, and this server was told to end
+        self._health.drain()
+        self._ending.set()
+        self._engine.close_down(APPLY_SECONDS)
+        noticed = time.monotonic() + NOTICE_SECONDS
+        while self._engine.has_workers() and time.monotonic() < noticed:
+            self._stopped.wait(0.02)
+        if self._registrar is not None:
+            self._registrar.wait_until_alone(UNLINK_SECONDS)
+        self.stop(CALLS_SECONDS)
+
+    def stop(self, grace_seconds: float = 1.0) -> None:
+        """Refuses new calls, lets open ones go on for a moment, ends. Nobody is told why."""
+        if not self._stopping.acquire(blocking=False):
+            return
+        self._health.drain()
+        self._ending.set()
         stopping = self._grpc.stop(grace_seconds)
         self._engine.stop()
         if self._registrar is not None:
@@ -115,6 +161,7 @@ class Server:
         if self._metrics_server is not None:
             self._metrics_server.shutdown()
             self._metrics_server.server_close()
+        self._stopped.set()
 
     def _fail(self, error: Exception) -> None:
         log.error("shard cannot go on", shard=self._config.shard, exc_info=error)
@@ -169,7 +216,9 @@ class Server:
         self.metrics_address = f"{host}:{server.server_port}"
 
     def _beat(self) -> None:
-        while not self._stopped.wait(BEAT_SECONDS):
+        while not self._stopped.is_set():
+            if self._engine.over.wait(BEAT_SECONDS):
+                return self._close_down()
             self._engine.beat()
             self._health.observe(self._linked, self._engine.trained)
 

@@ -59,9 +59,10 @@ class Streams:
         for key in [key for key in self._sessions if key.worker == worker]:
             self._sessions.pop(key).end(reason)
 
-    def end_all(self) -> None:
+    def end_all(self, reason: PushpullError | None = None) -> None:
+        """Ends every stream behind what was sent; with a reason, the calls are refused with it."""
         for session in self._sessions.values():
-            session.end()
+            session.end(reason)
 
     def hear(self, key: StreamKey) -> None:
         """A rank has sent something."""

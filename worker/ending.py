@@ -3,10 +3,14 @@
 import signal
 from types import FrameType
 
+from ..protos.errors import ServerDrainingError
+
 
 def failure_text(error: BaseException | None) -> str:
-    """What the registrar is told; a process that was asked to end has not failed."""
-    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0, 128 + signal.SIGTERM)):
+    """What the registrar is told. A process that was asked to end has not failed, nor has one that its servers leave."""
+    if error is None or isinstance(error, ServerDrainingError):
+        return ""
+    if isinstance(error, SystemExit) and error.code in (None, 0, 128 + signal.SIGTERM):
         return ""
     return f"{type(error).__name__}: {error}"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import grpc
 
-from ..protos.errors import FencedError, error_of_call
+from ..protos.errors import FencedError, PushpullError, ServerDrainingError, error_of_call
 from ..protos.registrar_pb2 import WorkerReport
 from .registrar_client import RegistrarClient
 
@@ -16,21 +16,21 @@ LONGEST_INTERVAL_SECONDS = 1.0
 
 
 class Heartbeat:
-    """Beats until it is stopped or this incarnation is fenced; `on_fenced` learns of that, once."""
+    """Beats until it is stopped, this incarnation is fenced or the job is over; `on_end` learns of these, once."""
 
     def __init__(
         self,
         registrar: RegistrarClient,
         lease_seconds: float,
         report: Callable[[], WorkerReport],
-        on_fenced: Callable[[FencedError], None],
+        on_end: Callable[[PushpullError], None],
     ) -> None:
         self.num_workers = 0
         """Trainers in the job, by the newest answer; 0 before the first one."""
         self._registrar = registrar
         self._interval_seconds = min(lease_seconds / 3, LONGEST_INTERVAL_SECONDS)
         self._report = report
-        self._on_fenced = on_fenced
+        self._on_end = on_end
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pushpull-heartbeat", daemon=True)
 
@@ -48,8 +48,8 @@ class Heartbeat:
                 self.num_workers = self._registrar.beat(self._report())
             except grpc.RpcError as failure:
                 refusal = error_of_call(failure)
-                if isinstance(refusal, FencedError):
-                    self._on_fenced(refusal)
+                if isinstance(refusal, FencedError | ServerDrainingError):
+                    self._on_end(refusal)
                     return
                 logger.info("heartbeat failed: %s", refusal or failure.details())
             except ValueError:

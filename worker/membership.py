@@ -5,7 +5,14 @@ import logging
 from collections.abc import Callable, Iterator
 
 from ..protos.common_pb2 import JobSpecification
-from ..protos.errors import ExpiredError, FencedError, PushpullError, ReplacedError, ServerLostError
+from ..protos.errors import (
+    ExpiredError,
+    FencedError,
+    PushpullError,
+    ReplacedError,
+    ServerDrainingError,
+    ServerLostError,
+)
 from ..protos.registrar_pb2 import JoinResponse, WorkerReport
 from .ending import failure_text
 from .heartbeat import Heartbeat
@@ -32,10 +39,11 @@ class Membership:
         self.registrar = registrar
         self._ranks = ranks
         self._layout = layout
-        self.on_fenced: Callable[[FencedError], None] = lambda error: None
-        """Told from the heartbeat's thread when this incarnation may not act any more."""
+        self.on_end: Callable[[PushpullError], None] = lambda error: None
+        """Told from the heartbeat's thread when this incarnation may not act any more, or the job is over."""
         self._report = report
         self._fenced: FencedError | None = None
+        self._over: ServerDrainingError | None = None
         response = self._join(worker_id)
         self.worker_id: int = response.worker_id
         self.job: JobSpecification = response.job
@@ -57,7 +65,9 @@ class Membership:
         return self._heartbeat.num_workers
 
     def check(self) -> None:
-        """Raises the FencedError that a heartbeat brought, if any."""
+        """Raises what a heartbeat brought: FencedError, or ServerDrainingError. Else nothing."""
+        if self._over is not None:
+            raise self._over
         if self._fenced is not None:
             raise self._fenced
 
@@ -104,6 +114,11 @@ class Membership:
                 self.leave(failure_text(error))
             raise
 
+    def job_is_over(self, error: ServerDrainingError) -> None:
+        """A server has said so. From now on nobody waits for one that does not answer. From any thread."""
+        self._over = error
+        self.registrar.give_up(error)
+
     def _join(self, worker_id: int) -> JoinResponse:
         response = self._ranks.from_first(lambda: self.registrar.join(worker_id, self._ranks.num_ranks, self._layout))
         self.registrar.speak_for(response)
@@ -114,13 +129,16 @@ class Membership:
             raise self._fenced
 
     def _beat(self, response: JoinResponse) -> Heartbeat:
-        heartbeat = Heartbeat(self.registrar, self.job.lease_seconds, self._report, self._take_fence)
+        heartbeat = Heartbeat(self.registrar, self.job.lease_seconds, self._report, self._take_end)
         heartbeat.num_workers = response.num_workers
         heartbeat.start()
         return heartbeat
 
-    def _take_fence(self, error: FencedError) -> None:
+    def _take_end(self, error: PushpullError) -> None:
         if isinstance(error, ExpiredError):
             logger.warning("worker %d: the lease ran out; the next step joins again", self.worker_id)
-        self._fenced = error
-        self.on_fenced(error)
+        if isinstance(error, FencedError):
+            self._fenced = error
+        if isinstance(error, ServerDrainingError):
+            self.job_is_over(error)
+        self.on_end(error)

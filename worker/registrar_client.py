@@ -66,6 +66,7 @@ class RegistrarClient:
         """Incarnations of this worker's id before this one, in any process."""
         self._dial()
         self._closing = threading.Event()
+        self._over: PushpullError | None = None
 
     def join(self, worker_id: int, num_ranks: int = 1, layout: str = "") -> JoinResponse:
         """Takes the id, or any free one if it is negative."""
@@ -145,6 +146,10 @@ class RegistrarClient:
         except grpc.RpcError as error:
             logger.info("leaving the job: %s", error)
 
+    def give_up(self, reason: PushpullError) -> None:
+        """From now on a call without an answer raises this at once."""
+        self._over = reason
+
     def close(self) -> None:
         self._closing.set()
         self._channel.close()
@@ -176,6 +181,8 @@ class RegistrarClient:
                 reason = str(refusal or failure.details())
                 if refusal is None:
                     after_no_answer()
+                if self._over is not None:
+                    raise self._over from None
             delay = patience.delay_after_failure(time.monotonic())
             if delay is None or self._closing.is_set():
                 raise ServerUnreachableError(

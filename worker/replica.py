@@ -9,7 +9,7 @@ import torch
 
 from ..compression.spec import parse_codec
 from ..protos.common_pb2 import Mode, OptimizerSpecification
-from ..protos.errors import ExpiredError, FencedError, NonFiniteError, PushpullError
+from ..protos.errors import ExpiredError, NonFiniteError, PushpullError
 from ..protos.registrar_pb2 import EnrolResponse
 from ..protos.shard_pb2 import Outcome, WorkerMessage
 from .block_encoding import encoding_of
@@ -89,7 +89,7 @@ class Replica:
         self._interrupted = False
         self._step = 0
         self._round_due = 0
-        membership.on_fenced = self._fail
+        membership.on_end = lambda error: self._shards.fail(error)
 
     @property
     def own_blocks(self) -> Collection[int]:
@@ -235,10 +235,8 @@ class Replica:
     # ---- life ----
 
     def _new_shards(self) -> ShardGroup:
-        return ShardGroup(self.job, greetings(self._membership, self._model, self._on_demand.entries), self._held.take)
-
-    def _fail(self, error: FencedError) -> None:
-        self._shards.fail(error)
+        hellos = greetings(self._membership, self._model, self._on_demand.entries)
+        return ShardGroup(self.job, hellos, self._held.take, self._membership.job_is_over)
 
     def _enrol_and_pull(self) -> None:
         started, grant = False, 0

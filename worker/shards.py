@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..protos.common_pb2 import JobSpecification
-from ..protos.errors import PushpullError
+from ..protos.errors import PushpullError, ServerDrainingError
 from ..protos.shard_pb2 import Hello, Values
 from .open_exchange import OpenExchange
 from .shard_client import ShardClient, ShardTarget
@@ -18,8 +18,10 @@ class ShardGroup:
         job: JobSpecification,
         greetings: Sequence[Hello],
         on_values: Callable[[int, Values, memoryview], None],
+        on_job_over: Callable[[ServerDrainingError], None],
     ) -> None:
         """`greetings`: what to say to each shard."""
+        self._on_job_over = on_job_over
         self._changed = threading.Condition()
         self._error: PushpullError | None = None
         self.clients = [
@@ -93,6 +95,9 @@ class ShardGroup:
             client.close()
 
     def _notify(self) -> None:
+        error = self.error()
+        if isinstance(error, ServerDrainingError):
+            self._on_job_over(error)
         with self._changed:
             self._changed.notify_all()
 

@@ -1,0 +1,54 @@
+"""How a job ends when one of its servers was told to end. Pure; owned by the registrar."""
+
+from ..protos.errors import ServerDrainingError
+
+ROUND_SECONDS = 4.0
+"""How long the open round may take to close; then it is dropped."""
+
+
+class Ending:
+    """Whether the job ends, and when.
+
+    Invariants: what has begun goes on; nobody is admitted once it has begun; no round closes once the job is over.
+    """
+
+    def __init__(self) -> None:
+        self.over = False
+        """The shards have been told, behind the last round."""
+        self._error: ServerDrainingError | None = None
+        self._deadline_seconds = 0.0
+        self._last_round = 0
+
+    @property
+    def message(self) -> str:
+        """Why the job ends, for people; empty while it goes on."""
+        return "" if self._error is None else str(self._error)
+
+    def begin(self, now: float, shard: int, address: str, open_round: int) -> None:
+        """A shard was told to end. A second one, or a repetition, changes nothing."""
+        if self._error is not None:
+            return
+        self._error = ServerDrainingError(
+            f"shard {shard} at {address} is shutting down, and nobody else has its part of the model: so this job ends. Start "
+            "servers and workers again; they begin with a new model (snapshots do not exist yet)"
+        )
+        self._deadline_seconds = now + ROUND_SECONDS
+        self._last_round = open_round
+
+    def check_admits(self) -> None:
+        """Raises ServerDrainingError once it has begun."""
+        if self._error is not None:
+            raise self._error
+
+    def check_not_over(self) -> None:
+        """Raises ServerDrainingError once the job is over."""
+        if self.over:
+            self.check_admits()
+
+    def comes_now(self, now: float, rounds_closed: int, round_has_begun: bool) -> bool:
+        """Whether the job is over as of this moment: nothing is waited for any more. True once."""
+        if self._error is None or self.over:
+            return False
+        waits = round_has_begun and rounds_closed < self._last_round and now < self._deadline_seconds
+        self.over = not waits
+        return self.over
