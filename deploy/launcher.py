@@ -165,6 +165,8 @@ class Launcher:
             finally:
                 self._ask_once_more(client)
             self._check_servers()
+            if self._ending:
+                raise RunFailedError(self._ending)
         if all(worker.exit_status != 0 for worker in self._workers):
             ends = ", ".join(f"{worker.name} {worker.how_it_ended()}" for worker in self._workers)
             raise RunFailedError(f"No worker finished its script: {ends}.")
@@ -200,11 +202,18 @@ class Launcher:
         if self._stop.signal_number is not None:
             raise RunFailedError(f"The run was stopped by {signal.Signals(self._stop.signal_number).name}.")
 
+    @property
+    def _ending(self) -> str:
+        """Why the job ends, as its registrar said; empty if it has not said so."""
+        why = self._status.ending if self._status is not None else ""
+        return f"{why[0].upper()}{why[1:]}." if why else ""
+
     def _check_servers(self) -> None:
         for shard, server in enumerate(self._servers):
             if server.exit_status is not None:
                 raise RunFailedError(
-                    f"Shard {shard} at {self._addresses[shard]} {server.how_it_ended()}. It held "
+                    self._ending
+                    or f"Shard {shard} at {self._addresses[shard]} {server.how_it_ended()}. It held "
                     "a part of the model that nobody else has, so the run is over."
                 )
 

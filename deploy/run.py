@@ -41,6 +41,8 @@ def show_status(address: str, as_json: bool) -> None:
         return
     console = Console()
     console.print(f"job {job_status.job.job_id}  {job_status.phase}", highlight=False)
+    if job_status.ending:
+        console.print(f"the job ends: {job_status.ending}", highlight=False)
     console.print(progress_line(figures_of(job_status), _rate(job_status)), highlight=False)
     console.print(_workers(job_status))
     if any(len(worker.ranks) > 1 for worker in job_status.workers):

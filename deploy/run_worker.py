@@ -6,9 +6,11 @@ import time
 
 from .processes import Family
 from .stop_request import StopRequest
-from .worker_processes import GRACE_SECONDS, WorkerStart, start_worker
+from .worker_processes import WorkerStart, start_worker
 
 _POLL_SECONDS = 0.05
+_GRACE_SECONDS = 10.0
+"""From SIGTERM until ranks are killed that are still there: more than they need to end by themselves."""
 
 
 def run_ranks(start: WorkerStart) -> int:
@@ -26,7 +28,7 @@ def run_ranks(start: WorkerStart) -> int:
         worker = start_worker(family, start)
         while not worker.tend():
             if stop.signal_number is not None:
-                family.stop(worker.ranks, GRACE_SECONDS, lambda: stop.insists)
+                family.stop(worker.ranks, _GRACE_SECONDS, lambda: stop.insists)
                 return 128 + stop.signal_number
             time.sleep(_POLL_SECONDS)
         status = worker.exit_status or 0

@@ -25,7 +25,7 @@ def run_script(script: str, arguments: Sequence[str]) -> None:
         sys.path.insert(0, os.path.dirname(path))
     else:
         sys.path[0] = os.path.dirname(path)
-    signal.signal(signal.SIGTERM, _exit_on_signal)
+    signal.signal(signal.SIGTERM, _ExitOnSignal())
     try:
         runpy.run_path(path, run_name="__main__")
     except PushpullError:
@@ -36,9 +36,14 @@ def run_script(script: str, arguments: Sequence[str]) -> None:
         raise SystemExit(1) from None
 
 
-def _exit_on_signal(signal_number: int, frame: FrameType | None) -> NoReturn:
-    signal.signal(signal_number, signal.SIG_IGN)
-    raise SystemExit(128 + signal_number)
+class _ExitOnSignal:
+    """Ends the script; a second signal ends the process at once. A worker that joins a job takes its place meanwhile."""
+
+    ends_process = True
+
+    def __call__(self, signal_number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(signal_number, signal.SIG_DFL)
+        raise SystemExit(128 + signal_number)
 
 
 def _below(trace: TracebackType | None, path: str) -> TracebackType | None:

@@ -242,18 +242,20 @@ class DealResponse(_message.Message):
     def __init__(self, state: _Optional[_Union[DealResponse.State, str]] = ..., lots: _Optional[_Iterable[_Union[Lot, _Mapping]]] = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "report", "failure", "rank")
+    __slots__ = ("worker_id", "incarnation", "report", "failure", "rank", "whole_worker")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_WORKER_FIELD_NUMBER: _ClassVar[int]
     worker_id: int
     incarnation: int
     report: WorkerReport
     failure: str
     rank: int
-    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., report: _Optional[_Union[WorkerReport, _Mapping]] = ..., failure: _Optional[str] = ..., rank: _Optional[int] = ...) -> None: ...
+    whole_worker: bool
+    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., report: _Optional[_Union[WorkerReport, _Mapping]] = ..., failure: _Optional[str] = ..., rank: _Optional[int] = ..., whole_worker: _Optional[bool] = ...) -> None: ...
 
 class LeaveResponse(_message.Message):
     __slots__ = ()

@@ -205,9 +205,17 @@ class Registrar:
         return self._dealer.deal(request, set(self._roster.members()))
 
     def leave(
-        self, now: float, worker_id: int, incarnation: int, report: WorkerReport, failure: str, rank: int = 0
+        self,
+        now: float,
+        worker_id: int,
+        incarnation: int,
+        report: WorkerReport,
+        failure: str,
+        rank: int = 0,
+        whole_worker: bool = False,
     ) -> None:
-        """A rank ends. With rank 0, or with a text that says how it failed, the whole worker ends. Leaving twice is once.
+        """A rank ends. With rank 0, with a text that says how it failed, or if it says so, the whole worker ends. Leaving
+        twice is once.
 
         Of another rank that ends cleanly nothing more is expected, while its worker lives on until rank 0 leaves.
         """
@@ -218,7 +226,7 @@ class Registrar:
         worker.reports[rank].CopyFrom(report)
         if not worker.live:
             return
-        if rank > 0 and not failure:
+        if rank > 0 and not failure and not whole_worker:
             self._roster.end_rank(worker, rank)
             return
         self._end(worker, "failed" if failure else "left", ErrorCode.BAD_STEP)

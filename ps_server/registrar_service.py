@@ -173,6 +173,7 @@ class RegistrarService(RegistrarServicer):
                 request.report,
                 request.failure,
                 request.rank,
+                request.whole_worker,
             )
             self._send_orders()
             if not self._registrar.ending:  # else shards may be gone already, and nothing comes behind this

@@ -129,7 +129,8 @@ class Server:
         self._health.drain()
         self._ending.set()
         self._engine.drain()
-        self._engine.over.wait(OVER_SECONDS)
+        if self._registrar is not None or (self._link is not None and self._link.up):
+            self._engine.over.wait(OVER_SECONDS)
         self._close_down()
 
     def _close_down(self) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Iterator
 
 from ..protos.common_pb2 import JobSpecification
@@ -12,6 +13,7 @@ from ..protos.errors import (
     ReplacedError,
     ServerDrainingError,
     ServerLostError,
+    StepError,
 )
 from ..protos.registrar_pb2 import JoinResponse, WorkerReport
 from .ending import failure_text
@@ -44,6 +46,9 @@ class Membership:
         self._report = report
         self._fenced: FencedError | None = None
         self._over: ServerDrainingError | None = None
+        self._leaving = threading.Lock()
+        self._left: int | None = None
+        """Incarnation that has left: other threads need not."""
         response = self._join(worker_id)
         self.worker_id: int = response.worker_id
         self.job: JobSpecification = response.job
@@ -65,7 +70,14 @@ class Membership:
         return self._heartbeat.num_workers
 
     def check(self) -> None:
-        """Raises what a heartbeat brought: FencedError, or ServerDrainingError. Else nothing."""
+        """Raises why this incarnation may not act any more, if so.
+
+        Raises:
+            FencedError, ServerDrainingError: a heartbeat brought it.
+            StepError: this process was told to end.
+        """
+        if self._left == self.incarnation:
+            raise StepError("this worker was told to end (SIGTERM) and has left the job")
         if self._over is not None:
             raise self._over
         if self._fenced is not None:
@@ -90,9 +102,20 @@ class Membership:
 
     def leave(self, failure: str) -> None:
         """Ends this incarnation, unless it is fenced already. A rank that has not failed leaves it to the first one."""
+        if failure or self._ranks.rank == 0:
+            self._leave(failure)
         self._heartbeat.stop()
-        if self._fenced is None and (failure or self._ranks.rank == 0):
-            self.registrar.leave(self._report(), failure)
+
+    def leave_at_once(self) -> None:
+        """This process was told to end, and with it its whole worker, whatever the other ranks do. From any thread."""
+        self._leave(failure="", whole_worker=True)
+        self._heartbeat.stop()
+
+    def _leave(self, failure: str, whole_worker: bool = False) -> None:
+        with self._leaving:  # a thread that comes second goes on when the registrar knows
+            if self._fenced is None and self._left != self.incarnation:
+                self.registrar.leave(self._report(), failure, whole_worker)
+                self._left = self.incarnation
 
     def say_goodbye(self) -> None:
         """Where another rank leaves for the worker: this one's final figures. Its silence ends nobody from now on."""

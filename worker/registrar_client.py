@@ -154,14 +154,19 @@ class RegistrarClient:
             self.counts.heartbeats_failed += 1
             raise
 
-    def leave(self, report: WorkerReport, failure: str) -> None:
+    def leave(self, report: WorkerReport, failure: str, whole_worker: bool = False) -> None:
         """Ends this incarnation, or this rank where another one speaks for it; an unreachable registrar finds out by itself."""
         request = LeaveRequest(
-            worker_id=self.worker_id, incarnation=self.incarnation, report=report, failure=failure, rank=self.rank
+            worker_id=self.worker_id,
+            incarnation=self.incarnation,
+            report=report,
+            failure=failure,
+            rank=self.rank,
+            whole_worker=whole_worker,
         )
         try:
             self._stub.Leave(request, timeout=HEARTBEAT_TIMEOUT_SECONDS)
-        except grpc.RpcError as error:
+        except (grpc.RpcError, ValueError) as error:  # ValueError: the channel was closed under this call
             logger.info("leaving the job: %s", error)
 
     def give_up(self, reason: PushpullError) -> None:

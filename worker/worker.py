@@ -2,8 +2,6 @@
 
 import contextlib
 import logging
-import signal
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from types import TracebackType
@@ -19,7 +17,7 @@ from . import gpu_readings
 from .assembly import GivenModel, Seat, start_replica
 from .config import WorkerConfig
 from .data_ledger import DataLedger
-from .ending import end_process, failure_text
+from .ending import EXIT_STATUS, EndOnSigterm, failure_text
 from .expectations import check_expectations
 from .gpu_readings import GpuReadings
 from .learning_rate import LearningRateFactor, LearningRateScaling
@@ -47,7 +45,8 @@ Params = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
 
 
 class Worker:
-    """One data-parallel replica in a job. Use it in a `with` block: leaving the block leaves the job.
+    """One data-parallel replica in a job. Use it in a `with` block: leaving the block leaves the job. SIGTERM does, too,
+    at once: it raises SystemExit in the main thread, and the process ends within seconds (see `EndOnSigterm`).
 
     Of a worker of several ranks every process has one, and all of them make the same calls in the same order.
     """
@@ -61,16 +60,22 @@ class Worker:
         )
         self._recorder = Recorder(self._metrics)
         self._ledger = DataLedger()
-        self._ranks = open_ranks(config)
+        self._epoch = 0
+        self._closed = False
+        self._sigterm = EndOnSigterm()
+        self._sigterm.install()
+        try:
+            self._ranks = open_ranks(config)
+        except BaseException:
+            self._sigterm.remove()
+            raise
         self._registrar = RegistrarClient(
             config.servers[0], config.patience_seconds, "patience_seconds", self._ranks.rank
         )
-        self._epoch = 0
-        self._closed = False
-        self._old_sigterm: Any = None
         try:
             named = "" if config.layout is None else config.layout.spec
             self._membership = Membership(self._registrar, config.worker_id, self._ranks, named, self._recorder.report)
+            self._sigterm.leave = self._membership.leave_at_once
             self._training = Training(self._membership, self._ranks, self._ledger)
         except BaseException:
             self._close_quietly()
@@ -301,17 +306,23 @@ class Worker:
         self._close_quietly()
 
     def __enter__(self) -> "Worker":
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        if in_main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            self._old_sigterm = signal.signal(signal.SIGTERM, end_process)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._old_sigterm is not None:
-            signal.signal(signal.SIGTERM, self._old_sigterm)
-            self._old_sigterm = None
+        try:
+            self._leave_block(error)
+        except BaseException:
+            if not self._sigterm.requested:
+                raise
+        if self._sigterm.requested:
+            self._membership.leave_at_once()  # it is under way: the process must not end before
+            raise SystemExit(EXIT_STATUS) from error
+
+    def _leave_block(self, error: BaseException | None) -> None:
+        if self._sigterm.requested:
+            return self._close(failure="", orderly=False)
         lost = None if error is None else self._ranks.loss_behind(error)
         try:
             if error is None:
@@ -323,6 +334,7 @@ class Worker:
             self._close(failure_text(lost or error), orderly=error is None)
         if lost is not None:
             raise lost from error
+        return None
 
     # ---- inside ----
 
@@ -351,6 +363,7 @@ class Worker:
         self._metrics.watch(gpu_readings.FAMILIES, GpuReadings().read)
 
     def _close_quietly(self) -> None:
+        self._sigterm.remove()
         self._registrar.close()
         if self._endpoint is not None:
             self._endpoint.close()
