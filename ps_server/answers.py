@@ -34,9 +34,7 @@ class Answers:
     def tell(self, effect: Tell) -> None:
         """Sends an outcome to every rank that is to know it."""
         outcome = effect.outcome
-        if outcome.duplicate:
-            self._metrics.duplicates.inc()
-        else:
+        if not outcome.duplicate:
             kind = Outcome.Kind.Name(outcome.kind).removeprefix("KIND_").lower()
             self._metrics.pushes.labels(outcome=kind).inc()
             asked = [self._asked_at[key] for key in effect.keys if key in self._asked_at]
@@ -67,8 +65,10 @@ class Answers:
         def make() -> bytes:
             with bundle.lock:
                 message = shard.publisher.message(bundle, held)
+            newer = held < shard.store.versions[bundle.first : bundle.last]
+            num_elements = int(shard.store.block_elements[bundle.first : bundle.last][newer].sum())
             with self._lock:
-                self._statistics.pulled(len(message))
+                self._statistics.pulled(len(message), num_elements)
             return message
 
         return make

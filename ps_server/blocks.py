@@ -74,6 +74,8 @@ class BlockStore:
             self.blocks.append(OwnedBlock(block_id, start, stop, parameter.group, parameter.name, block.parameter))
             start = stop
         self.num_elements = start
+        self.block_elements: NDArray[np.int64] = np.array([b.num_elements for b in self.blocks], dtype=np.int64)
+        """Of each block."""
         self.position_of = {block.block_id: position for position, block in enumerate(self.blocks)}
         self.values = torch.zeros(start)
         self._array: NDArray[np.float32] = self.values.numpy()
@@ -102,6 +104,10 @@ class BlockStore:
     @property
     def parameter_bytes(self) -> int:
         return 4 * self.num_elements
+
+    @property
+    def optimizer_state_bytes(self) -> float:
+        return self.optimizer.bytes_per_element * self.num_elements
 
     def array(self, block: OwnedBlock) -> NDArray[np.float32]:
         """The values of one block, shared, not copied; float32 [num_elements]."""

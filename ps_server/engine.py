@@ -49,6 +49,7 @@ from .links import RegistrarLink
 from .metrics import ServerMetrics
 from .session import Session
 from .shard import Shard
+from .shard_readings import ServerFigures
 from .statistics import ShardStatistics
 from .streams import Streams
 
@@ -76,7 +77,7 @@ class Engine:
         self._runner: JobRunner | None = None
         self._view = View()
         self._grant = Initialise()
-        self._streams = Streams(config.shard, config.max_workers, metrics)
+        self._streams = Streams(config.shard, config.max_workers)
         self._answers = Answers(self._streams, self._statistics, self._lock)
         self._refusals_counted: dict[str, int] = {}
         self._job_started = 0.0
@@ -279,6 +280,14 @@ class Engine:
         status.draining = self._ending is not None
         return status
 
+    def figures(self) -> ServerFigures:
+        """For Prometheus."""
+        with self._lock:
+            blocks = None if self._shard is None else self._shard.figures()
+            return ServerFigures(
+                address=self.address, num_streams=len(self._streams), most_streams=self._streams.most, blocks=blocks
+            )
+
     # ---- applying ----
 
     def begin_job(self, job: Job) -> Sequence[Pass]:
@@ -345,7 +354,7 @@ class Engine:
                 self._shard = shard
                 self._runner = JobRunner(self, shard.store.bundles, self._num_apply_threads, self._lock)
                 shard.state.install_view(self._view)
-            self._metrics.parameter_bytes.set(shard.store.parameter_bytes)
+            self._metrics.job_id = order.job.job_id
         self.report(ShardReport(plan_installed=PlanInstalled(fingerprint=order.plan.fingerprint)))
 
     def _initialise(self, order: Initialise) -> None:

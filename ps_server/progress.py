@@ -23,6 +23,8 @@ class Progress:
         self._rounds = rounds
         self._dealer = dealer
         self._resume = resume
+        self.last_applied: float | None = None
+        """When a step that waits for no round was applied."""
 
     @property
     def job_clock(self) -> int:
@@ -57,6 +59,8 @@ class Progress:
             worker.settled[shard] = max(worker.settled.get(shard, 0), settled.step)
         if shard != 0:
             return
+        if settled.applied:
+            self.last_applied = now
         worker.last_progress = now
         worker.clock += 1
         if worker.state == "paused":

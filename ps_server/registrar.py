@@ -78,6 +78,16 @@ class Registrar:
         return self._rounds.closed if self._rounds else 0
 
     @property
+    def job_clock(self) -> int:
+        """Rounds closed, else the smallest clock of an active worker."""
+        return self._progress.job_clock
+
+    @property
+    def last_progress(self) -> float | None:
+        """When a round closed, or a step without rounds was applied; before that, when training began."""
+        return self._last_close if self._progress.last_applied is None else self._progress.last_applied
+
+    @property
     def phase(self) -> str:
         if not self._enrolment.initialised:
             return "initialising" if self._enrolment.plan else "waiting"

@@ -9,6 +9,7 @@ import structlog
 
 from ..protos.common_pb2 import JobSpecification
 from ..protos.errors import BadRequestError, NotReadyError, ServerLostError
+from ..protos.exposition import Reading
 from ..protos.registrar_pb2 import (
     ActivateRequest,
     ActivateResponse,
@@ -32,6 +33,7 @@ from ..protos.registrar_pb2 import (
     WorkerReport,
 )
 from ..protos.registrar_pb2_grpc import RegistrarServicer
+from . import job_readings
 from .config import JobSettings
 from .job import job_message
 from .links import LinkedShard, OrderStream
@@ -64,14 +66,9 @@ class RegistrarService(RegistrarServicer):
         self._streams: dict[int, OrderStream] = {}
         self._stopped = threading.Event()
         self._lost: ServerLostError | None = None
-        registrar = self._registrar
-        metrics.watch_registrar(
-            live_workers=lambda: registrar.num_workers,
-            lease_expiries=lambda: registrar.lease_expiries,
-            rounds=lambda: registrar.rounds_closed,
-            failures=lambda: registrar.failures,
-            split_steps=lambda: registrar.roster.split_steps,
-        )
+        self._round_closed_at: float | None = None
+        metrics.job_id = job_id
+        metrics.watch(job_readings.FAMILIES, self._readings)
 
     def start(self, shard: LinkedShard, address: str, epoch: int) -> None:
         """Links shard 0, which lives in this process, and starts the clock."""
@@ -246,10 +243,28 @@ class RegistrarService(RegistrarServicer):
             self._changed.notify_all()
             return stream
 
+    def _readings(self) -> list[Reading]:
+        monotonic, calendar = time.monotonic(), time.time()
+        with self._changed:
+            linked = tuple(shard in self._streams for shard in range(len(self._addresses)))
+            moment = job_readings.Moment(
+                self._settings, self._registrar, linked, lambda then: calendar - (monotonic - then)
+            )
+            return list(job_readings.readings(moment))
+
+    def _observe_round(self) -> None:
+        now, before = time.monotonic(), self._round_closed_at
+        self._round_closed_at = now
+        if before is not None:
+            self._metrics.round_seconds.observe(now - before)
+
     def _send_orders(self) -> None:
         for order in self._registrar.take_orders():
-            if order.WhichOneof("order") == "install_plan":
-                order.install_plan.job.CopyFrom(self._job())
+            match order.WhichOneof("order"):
+                case "install_plan":
+                    order.install_plan.job.CopyFrom(self._job())
+                case "close":
+                    self._observe_round()
             self._log.add(order)
             for stream in self._streams.values():
                 stream.put(order)

@@ -3,27 +3,28 @@
 import secrets
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from wsgiref.simple_server import WSGIServer
 
 import grpc
-import psutil
 import structlog
 import torch
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 
 from ..compression.parameter_encoders import parse_parameter_encoders
 from ..protos import registrar_pb2, shard_pb2
 from ..protos.errors import PortInUseError
+from ..protos.exposition import memory_limit_bytes
+from ..protos.metrics_endpoint import MetricsEndpoint
 from ..protos.registrar_pb2 import ShardHello
 from ..protos.registrar_pb2_grpc import add_RegistrarServicer_to_server
 from ..protos.transport import SERVER_OPTIONS
+from . import shard_readings
 from .config import JobSettings, ServerConfig
 from .ending import ROUND_SECONDS
 from .engine import Engine
+from .handler_pool import HandlerPool
 from .health import ServerHealth
 from .links import LocalLink, RemoteLink
 from .metrics import ServerMetrics
@@ -69,14 +70,13 @@ class Server:
         self._registrar: RegistrarService | None = None
         self._link: RemoteLink | None = None
         self._health = ServerHealth()
-        self._grpc = grpc.server(
-            ThreadPoolExecutor(2 * config.max_workers + 32, thread_name_prefix="rpc"), options=SERVER_OPTIONS
-        )
+        self._pool = HandlerPool(2 * config.max_workers + 32)
+        self._grpc = grpc.server(self._pool, options=SERVER_OPTIONS)
         self._draining = threading.Lock()
         self._stopping = threading.Lock()
         self._ending = threading.Event()
         self._stopped = threading.Event()
-        self._metrics_server: WSGIServer | None = None
+        self._metrics_endpoint: MetricsEndpoint | None = None
         self.address = ""
         """host:port that workers dial; empty before `start`."""
         self.metrics_address: str | None = None
@@ -158,9 +158,8 @@ class Server:
         if self._link is not None:
             self._link.stop()
         stopping.wait(grace_seconds + 1)
-        if self._metrics_server is not None:
-            self._metrics_server.shutdown()
-            self._metrics_server.server_close()
+        if self._metrics_endpoint is not None:
+            self._metrics_endpoint.close()
         self._stopped.set()
 
     def _fail(self, error: Exception) -> None:
@@ -183,7 +182,7 @@ class Server:
 
     def _serve_registrar(self, job: JobSettings) -> None:
         if job.memory_bytes is None:
-            job = replace(job, memory_bytes=psutil.virtual_memory().total)
+            job = replace(job, memory_bytes=memory_limit_bytes())
         tick_seconds = min(0.25, job.lease_seconds / 10)
         self._registrar = RegistrarService(
             job, self._config.num_shards, secrets.token_hex(8), tick_seconds, self._metrics
@@ -204,16 +203,11 @@ class Server:
     def _start_metrics(self) -> None:
         if self._config.metrics_listen is None:
             return
-        host, _, port = self._config.metrics_listen.rpartition(":")
-        try:
-            server, _ = start_http_server(int(port), addr=host, registry=self._metrics.registry)
-        except OSError as error:
-            raise PortInUseError(
-                f"shard {self._config.shard} cannot serve metrics on {self._config.metrics_listen}: {error.strerror}; "
-                "choose another with --metrics-listen host:port (port 0 takes any free one)"
-            ) from None
-        self._metrics_server = server
-        self.metrics_address = f"{host}:{server.server_port}"
+        self._metrics.watch(
+            shard_readings.FAMILIES, lambda: shard_readings.readings(self._engine.figures(), self._pool.figures())
+        )
+        self._metrics_endpoint = MetricsEndpoint(self._config.metrics_listen, self._metrics.shown, "--metrics-listen")
+        self.metrics_address = self._metrics_endpoint.address
 
     def _beat(self) -> None:
         while not self._stopped.is_set():

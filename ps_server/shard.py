@@ -15,6 +15,7 @@ from .job import settings_of
 from .layerwise_apply import applier_for
 from .norms import norms_for
 from .publication import publisher_for
+from .shard_readings import BlockFigures
 from .shard_state import ShardState
 from .steps import StagedFrame
 
@@ -40,6 +41,21 @@ class Shard:
         pushed = parse_parameter_encoders(settings.push_codec, settings.push_overrides).all
         for codec in {*(encoder.codec for encoder in pushed), *map(parse_codec, ("fp32", settings.pull_codec))}:
             warm_up(codec)
+
+    def figures(self) -> BlockFigures:
+        """For Prometheus. The engine's lock is held."""
+        return BlockFigures(
+            trained=self.state.ready,
+            diverged=self.state.diverged is not None,
+            round=self.state.round,
+            num_blocks=len(self.store.blocks),
+            parameter_bytes=self.store.parameter_bytes,
+            optimizer_state_bytes=self.store.optimizer_state_bytes,
+            staged_bytes=self.state.staged_bytes,
+            version_spread=self.store.version_spread,
+            num_queued_jobs=self.state.num_queued_jobs,
+            duplicates_dropped=self.state.counters.duplicates_dropped,
+        )
 
     def parse(
         self, blocks: Sequence[int], lengths: Sequence[int], payload: memoryview | bytes

@@ -87,6 +87,11 @@ class ShardState:
         """Bytes of frames held for steps that are not settled."""
         return sum(ledger.open.num_bytes for ledger in self._ledgers if ledger.open)
 
+    @property
+    def num_queued_jobs(self) -> int:
+        """Jobs decided and not done."""
+        return self._jobs_decided - self._jobs_done
+
     # ---- from workers ----
 
     def welcome(self, hello: Hello) -> int:

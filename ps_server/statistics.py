@@ -45,9 +45,10 @@ class ShardStatistics:
         self.metrics.push_bytes.inc(num_bytes)
         self.metrics.push_elements.inc(num_elements)
 
-    def pulled(self, num_bytes: int) -> None:
+    def pulled(self, num_bytes: int, num_elements: int) -> None:
         self.bytes_pulled += num_bytes
         self.metrics.pull_bytes.inc(num_bytes)
+        self.metrics.pull_elements.inc(num_elements)
 
     def answered(self, clock_lag: int, waited: bool, seconds: float) -> None:
         self.clock_lag.add(clock_lag)
@@ -85,8 +86,6 @@ class ShardStatistics:
             status.pushes_refused.update(counters.pushes_refused)
             status.pulls_waited = counters.pulls_waited
             status.round = shard.state.round
-            self.metrics.staged_bytes.set(shard.state.staged_bytes)
-            self.metrics.version_spread.set(shard.store.version_spread)
         return status
 
     def refused(self, reasons: Mapping[str, int], seen: dict[str, int]) -> None:

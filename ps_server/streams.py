@@ -5,19 +5,21 @@ from collections.abc import Iterable
 from ..protos.errors import OverBudgetError, PushpullError
 from ..protos.registrar_pb2 import WorkersAlive
 from .keys import Key, StreamKey
-from .metrics import ServerMetrics
 from .session import Sendable, Session
 
 
 class Streams:
     """Sessions by stream, and who was heard of lately."""
 
-    def __init__(self, shard: int, most: int, metrics: ServerMetrics) -> None:
+    def __init__(self, shard: int, most: int) -> None:
         self._shard = shard
-        self._most = most
-        self._metrics = metrics
+        self.most = most
+        """At the same time."""
         self._sessions: dict[StreamKey, Session] = {}
         self._heard: set[tuple[int, int]] = set()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
 
     def open(self, key: StreamKey) -> Session:
         """A new session; an older one of the same rank ends.
@@ -28,21 +30,19 @@ class Streams:
         old = self._sessions.pop(key, None)
         if old is not None:
             old.end()
-        if len(self._sessions) >= self._most:
+        if len(self._sessions) >= self.most:
             raise OverBudgetError(
-                f"shard {self._shard} serves {self._most} worker streams already, one for each rank of each worker; raise "
+                f"shard {self._shard} serves {self.most} worker streams already, one for each rank of each worker; raise "
                 "max_workers, which counts streams"
             )
         session = self._sessions[key] = Session(key)
         self.hear(key)
-        self._metrics.streams.set(len(self._sessions))
         return session
 
     def close(self, session: Session) -> None:
         """The stream of a session is over."""
         if self.is_current(session):
             del self._sessions[session.key]
-        self._metrics.streams.set(len(self._sessions))
 
     def is_current(self, session: Session) -> bool:
         """Whether its rank has opened no other stream since."""

@@ -1,6 +1,9 @@
 """Which data the gradient at hand was computed from. Pure; owned by the training thread."""
 
+import contextlib
+import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..protos.registrar_pb2 import Lot
@@ -22,6 +25,8 @@ class DataLedger:
         """Grows when everything that was dealt to this worker went back to the pool."""
         self.batch_weight = 1.0
         """Of the batch given out last; see `share.batch_weight`."""
+        self.wait_seconds = 0.0
+        """That user code waited for data so far."""
         self._lots: list[Lot] = []
         self._num_samples = 0.0
         self._again: deque[Lot] = deque()
@@ -42,6 +47,15 @@ class DataLedger:
         self._num_samples += num_samples
         if lot is not None:
             self._lots.append(lot)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """User code waits for data inside the block."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.wait_seconds += time.perf_counter() - started
 
     def take(self) -> DataTaken:
         """What was given out since the last call."""

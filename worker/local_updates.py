@@ -99,6 +99,11 @@ class LocalUpdates(torch.optim.Optimizer):
         self._share_state()
 
     @property
+    def learning_rate(self) -> float:
+        """Of the first parameter group of the local optimizer."""
+        return float(self.param_groups[0]["lr"])
+
+    @property
     def outer_lr(self) -> float:
         """Learning rate of the outer optimizer: what it is at a push is what the servers use."""
         return float(self._outer.param_groups[0]["lr"])

@@ -1,28 +1,27 @@
-"""Prometheus metrics of a worker process."""
+"""What a worker process tells Prometheus: counters and histograms of its steps. `readings` has what is read at a scrape."""
 
-import contextlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
-import psutil
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from ..protos.addresses import split_address
-from ..protos.errors import PortInUseError
-from .recorder import StepSummary
+from ..protos.exposition import Family, Identified, Reading, Readings, add_process
+from .recorder import StepKind, StepSummary
 
 SECONDS_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+PARTS = ("compute", "encode", "wait", "decode")
 
 
 class WorkerMetrics:
-    """One registry and everything in it; served only if asked to."""
+    """One registry and everything in it; served only if asked to. Everything carries job, worker and rank."""
 
-    def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
+    def __init__(self, rank: int) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._identity = {"job_id": "", "worker": "", "rank": str(rank)}
+        add_process(registry)
         self._steps = Counter(
             "pushpull_worker_steps", "Steps ended, by what became of them.", ["outcome"], registry=registry
         )
-        self._samples = Counter("pushpull_worker_samples", "Samples of steps ended.", registry=registry)
+        self._samples = Counter("pushpull_worker_samples", "Samples of steps applied.", registry=registry)
         self._parts = Histogram(
             "pushpull_worker_step_seconds",
             "Seconds of a step, by part: compute, encode, wait or decode.",
@@ -50,27 +49,32 @@ class WorkerMetrics:
             ["reason"],
             registry=registry,
         )
-        self._loss = Gauge("pushpull_worker_loss", "Newest loss logged by the script.", registry=registry)
-        self._residual = Gauge(
-            "pushpull_worker_residual_norm",
-            "Euclidean norm of what the codecs left out so far, in gradient units.",
-            registry=registry,
-        )
-        process = psutil.Process()
-        process.cpu_percent()
-        cpu = Gauge(
-            "pushpull_worker_cpu_utilisation_cores",
-            "Cores kept busy by this process since the last scrape.",
-            registry=registry,
-        )
-        cpu.set_function(lambda: process.cpu_percent() / 100.0)
-        _add_gpu_gauges(registry)
+        # From 0 on: of a counter that begins at 1, Prometheus does not see the first.
+        for kind in StepKind:
+            self._steps.labels(kind.value)
+            if kind.drops_gradient:
+                self._dropped.labels(kind.value)
+        for part in PARTS:
+            self._parts.labels(part)
+
+    def identify(self, job_id: str, worker_id: int) -> None:
+        """This process has joined: from now on every figure says whose it is."""
+        self._identity = {**self._identity, "job_id": job_id, "worker": str(worker_id)}
+
+    def watch(self, families: Sequence[Family], read: Callable[[], Iterable[Reading]]) -> None:
+        """Adds figures that are read at each scrape."""
+        self._registry.register(Readings(families, read))
+
+    @property
+    def shown(self) -> CollectorRegistry:
+        """Everything, with job, worker and rank: what an endpoint serves."""
+        return Identified(self._registry, lambda: self._identity).as_registry()
 
     def step_ended(self, step: StepSummary) -> None:
         """Counts one step."""
         self._steps.labels(step.kind.value).inc()
         self._samples.inc(step.num_samples)
-        for part in ("compute", "encode", "wait", "decode"):
+        for part in PARTS:
             self._parts.labels(part).observe(getattr(step.times, part))
         self._exchange.observe(step.times.wait + step.times.decode)
         self._pushed.inc(step.bytes_pushed)
@@ -79,57 +83,3 @@ class WorkerMetrics:
         self._restaged.inc(step.restaged)
         if step.kind.drops_gradient:
             self._dropped.labels(step.kind.value).inc()
-
-    def loss(self, value: float) -> None:
-        """The script logged a loss."""
-        self._loss.set(value)
-
-    def watch_residual(self, norm: Callable[[], float]) -> None:
-        """Where the norm of the residuals is read when Prometheus asks."""
-        self._residual.set_function(norm)
-
-
-class MetricsEndpoint:
-    """An HTTP server for one registry."""
-
-    def __init__(self, listen: str, registry: CollectorRegistry) -> None:
-        host, port = split_address(listen, "metrics_listen")
-        try:
-            self._server, self._thread = start_http_server(port, host, registry)
-        except OSError as error:
-            raise PortInUseError(
-                f"cannot serve metrics at {listen} ({error.strerror}); choose another metrics_listen, or port 0 for any "
-                "free one"
-            ) from error
-        self.address = f"{host}:{self._server.server_port}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(timeout=5.0)
-
-
-def _add_gpu_gauges(registry: CollectorRegistry) -> None:
-    """Utilisation and memory of each GPU, where NVIDIA's management library answers."""
-    with contextlib.suppress(Exception):
-        import pynvml
-
-        pynvml.nvmlInit()
-        utilisation = Gauge(
-            "pushpull_worker_gpu_utilisation_ratio", "Busy share of each GPU, 0 to 1.", ["gpu"], registry=registry
-        )
-        memory = Gauge(
-            "pushpull_worker_gpu_memory_used_bytes", "Memory in use on each GPU.", ["gpu"], registry=registry
-        )
-        for number in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(number)
-            utilisation.labels(str(number)).set_function(_gpu_utilisation(pynvml, handle))
-            memory.labels(str(number)).set_function(_gpu_memory(pynvml, handle))
-
-
-def _gpu_utilisation(nvml: Any, handle: Any) -> Callable[[], float]:
-    return lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100.0
-
-
-def _gpu_memory(nvml: Any, handle: Any) -> Callable[[], float]:
-    return lambda: float(nvml.nvmlDeviceGetMemoryInfo(handle).used)

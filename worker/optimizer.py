@@ -72,6 +72,11 @@ class RemoteOptimizer(torch.optim.Optimizer):
         """What learning rates of the newest step were multiplied by; see `LearningRateScaling`."""
         return 1.0 if self._lr_factor is None else self._lr_factor.value
 
+    @property
+    def learning_rate(self) -> float:
+        """Of the first parameter group, as a step sends it."""
+        return float(self.param_groups[0]["lr"]) * self.lr_factor
+
     def attach_scaler(self, scaler: "torch.amp.GradScaler") -> None:
         """Lets gradients be sent early although they are scaled: they are divided by the scaler's scale on the way."""
         self._replica.scale_early_by(lambda: reciprocal(scaler.get_scale()))

@@ -4,6 +4,7 @@ import math
 import resource
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -49,6 +50,12 @@ class Timings:
     wait: float = 0.0
     decode: float = 0.0
 
+    def add(self, encode: float, exchange: float, decode: float) -> None:
+        """Decoding goes on in the shards' threads while `step()` waits for the exchange."""
+        self.encode += encode
+        self.decode += decode
+        self.wait += max(0.0, exchange - decode)
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepSummary:
@@ -75,10 +82,13 @@ class Recorder:
     def __init__(self, *observers: StepObserver) -> None:
         self._observers = observers
         self._report = WorkerReport()
+        self.last_step_at: float | None = None
+        """Monotonic seconds."""
         self._lock = threading.Lock()
 
     def step_ended(self, step: StepSummary) -> None:
         """Adds one step."""
+        self.last_step_at = time.monotonic()
         with self._lock:
             report = self._report
             report.num_steps += 1
@@ -107,6 +117,12 @@ class Recorder:
                 self._report.metrics[name] = value
                 if name not in self._report.first_metrics and math.isfinite(value):
                     self._report.first_metrics[name] = value
+
+    def newest(self, name: str) -> float | None:
+        """What was logged last under this name; None if nothing was."""
+        with self._lock:
+            values = dict(self._report.metrics)
+        return values.get(name)
 
     def report(self) -> WorkerReport:
         """A copy of the figures."""

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc
@@ -47,6 +48,16 @@ ASK_SECONDS = 30.0
 TRANSIENT_STATUSES = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 
+@dataclass
+class CallCounts:
+    """Calls of one process so far."""
+
+    joins: int = 0
+    heartbeats: int = 0
+    heartbeats_failed: int = 0
+    retries: int = 0
+
+
 class RegistrarClient:
     """What one worker process asks of the registrar. Safe to use from several threads.
 
@@ -64,6 +75,7 @@ class RegistrarClient:
         self.incarnation = 0
         self.life = 0
         """Incarnations of this worker's id before this one, in any process."""
+        self.counts = CallCounts()
         self._dial()
         self._closing = threading.Event()
         self._over: PushpullError | None = None
@@ -88,6 +100,7 @@ class RegistrarClient:
     def speak_for(self, joined: JoinResponse) -> None:
         """Every later call is for this incarnation."""
         self.worker_id, self.incarnation, self.life = joined.worker_id, joined.incarnation, joined.life
+        self.counts.joins += 1
 
     def follow(self, job: JobSpecification) -> None:
         """From now on the job's patience holds."""
@@ -134,7 +147,12 @@ class RegistrarClient:
         request = HeartbeatRequest(
             worker_id=self.worker_id, incarnation=self.incarnation, report=report, rank=self.rank
         )
-        return int(self._stub.Heartbeat(request, timeout=HEARTBEAT_TIMEOUT_SECONDS).num_workers)
+        self.counts.heartbeats += 1
+        try:
+            return int(self._stub.Heartbeat(request, timeout=HEARTBEAT_TIMEOUT_SECONDS).num_workers)
+        except grpc.RpcError:
+            self.counts.heartbeats_failed += 1
+            raise
 
     def leave(self, report: WorkerReport, failure: str) -> None:
         """Ends this incarnation, or this rank where another one speaks for it; an unreachable registrar finds out by itself."""
@@ -192,6 +210,7 @@ class RegistrarClient:
             if not warned and patience.failing_seconds(time.monotonic()) > WARN_AFTER_SECONDS:
                 warned = True
                 logger.warning("no answer from the registrar at %s yet (%s); still trying", self.address, reason)
+            self.counts.retries += 1
             self._closing.wait(delay)
 
     def _pause_before_asking_again(self) -> None:

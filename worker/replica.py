@@ -60,6 +60,8 @@ class Replica:
         self.encoder, encoding = encoding_of(plan, encoders_of(membership.job), settings.encode_on_device)
         self.clock = 0
         """The job's clock when this worker enrolled: rounds, or steps of the slowest member."""
+        self.gradient_norm: float | None = None
+        """Of the newest step, over all ranks, before clipping; None if nothing clips."""
         self.timings = Timings()
         self._membership = membership
         self.job = membership.job
@@ -111,6 +113,10 @@ class Replica:
         sent, received, resent = self._retired_bytes
         shards = self._shards
         return sent + shards.bytes_sent(), received + shards.bytes_received(), resent + shards.bytes_resent()
+
+    def stream_failures(self) -> list[int]:
+        """By shard, of this incarnation."""
+        return self._shards.failures()
 
     def on_gradient(self, entry: int, gradient: torch.Tensor | None) -> None:
         """A gradient is ready; may send it early. Never blocks."""
@@ -350,6 +356,7 @@ class Replica:
         if failures:
             failure = failure or NonFiniteError("the gradient of another rank of this worker is not finite")
             return StagedFrames.of_skip(self._own, self._stager.abandon(), failure)
+        self.gradient_norm = None if self._settings.clip_norm is None else squares**0.5
         return StagedFrames.of_gradients(self._own, staged, clipping_factor(self._settings.clip_norm, squares))
 
     def _finish(
@@ -365,9 +372,7 @@ class Replica:
         """The residual follows each shard's own answer; without one the gradient is dropped."""
         self._stager.settled()
         outcomes = []
-        for shard, client in enumerate(self._shards.clients):
-            exchange = client.exchange
-            outcome = exchange.outcome if isinstance(exchange, OpenStep) else None
+        for shard, outcome in enumerate(self._shards.outcomes()):
             if outcome is not None and outcome.kind == Outcome.KIND_APPLIED:
                 self.encoder.commit(frames.blocks[shard])
             else:
@@ -378,8 +383,7 @@ class Replica:
 
     def _end_step(self, frames: StagedFrames) -> StepKind:
         outcomes = self._settle(frames)
-        exchanges = [client.exchange for client in self._shards.clients]
-        answers = [e.pull_done for e in exchanges if isinstance(e, OpenStep) and e.pull_done is not None]
+        answers = self._shards.answers()
         self._step += 1
         in_rounds = self.job.mode == Mode.MODE_SYNC
         self._pulls.step_ended(self._shards, answers, in_rounds)
@@ -391,8 +395,4 @@ class Replica:
         return kind_of(outcomes)
 
     def _count_time(self, encode_seconds: float, exchange_seconds: float) -> None:
-        """Decoding goes on in the shards' threads while this one waits."""
-        decode_seconds = self._held.take_decode_seconds() / self.plan.num_shards
-        self.timings.encode += encode_seconds
-        self.timings.decode += decode_seconds
-        self.timings.wait += max(0.0, exchange_seconds - decode_seconds)
+        self.timings.add(encode_seconds, exchange_seconds, self._held.take_decode_seconds() / self.plan.num_shards)

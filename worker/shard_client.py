@@ -60,6 +60,8 @@ class Traffic:
     bytes_sent: int = 0
     bytes_resent: int = 0
     bytes_received: int = 0
+    failures: int = 0
+    """Times that it broke or could not be opened."""
 
 
 class ShardClient:
@@ -154,6 +156,8 @@ class ShardClient:
             except Exception as error:  # a thread that dies in silence would leave step() waiting for ever
                 logger.exception("%s: the stream's thread failed", self.target.name)
                 return self._fail(PushpullError(f"{self.target.name}: {type(error).__name__}: {error}"))
+            if not self._closing.is_set():
+                self.traffic.failures += 1
             delay = patience.delay_after_failure(time.monotonic())
             if delay is None:
                 return self._fail(self._unreachable(reason))

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..protos.common_pb2 import JobSpecification
 from ..protos.errors import PushpullError, ServerDrainingError
-from ..protos.shard_pb2 import Hello, Values
-from .open_exchange import OpenExchange
+from ..protos.shard_pb2 import Hello, Outcome, PullDone, Values
+from .open_exchange import OpenExchange, OpenStep
 from .shard_client import ShardClient, ShardTarget
 
 
@@ -80,6 +80,18 @@ class ShardGroup:
         if not _done(exchanges):
             self.check()
 
+    def outcomes(self) -> list[Outcome | None]:
+        """Of the open step, by shard."""
+        return [None if step is None else step.outcome for step in self._open_steps()]
+
+    def answers(self) -> list[PullDone]:
+        """The ends of the pulls behind the open step that are here."""
+        return [step.pull_done for step in self._open_steps() if step is not None and step.pull_done is not None]
+
+    def failures(self) -> list[int]:
+        """Times that the stream broke or could not be opened, by shard."""
+        return [client.traffic.failures for client in self.clients]
+
     def bytes_sent(self) -> int:
         return sum(client.traffic.bytes_sent for client in self.clients)
 
@@ -88,6 +100,10 @@ class ShardGroup:
 
     def bytes_received(self) -> int:
         return sum(client.traffic.bytes_received for client in self.clients)
+
+    def _open_steps(self) -> list[OpenStep | None]:
+        exchanges = [client.exchange for client in self.clients]
+        return [exchange if isinstance(exchange, OpenStep) else None for exchange in exchanges]
 
     def close(self) -> None:
         """Ends all streams."""

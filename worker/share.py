@@ -34,6 +34,7 @@ Part = tuple[int, int]
 """Which part of each batch this process works on, and the number of parts: of ranks that see different data."""
 
 LOTS_PER_CALL = 4
+_END: Any = object()
 ASK_AGAIN_SECONDS = 0.02
 
 
@@ -179,8 +180,10 @@ def share_dealt(epoch: SharedEpoch, calls: DataCalls, ledger: DataLedger) -> Ite
     calls.early.catch_up()
     try:
         while not over:
-            if source.ready():
-                for batch in loader:
+            with ledger.waiting():
+                ready = source.ready()
+            if ready:
+                for batch in timed(loader, ledger):
                     lot = source.used()
                     if lot is not None:
                         ledger.give_out(float(lot.size), lot, batch_weight(int(lot.size), epoch.part))
@@ -221,7 +224,7 @@ def share_strided(batches: Iterable[Batch], place: Place, calls: DataCalls, ledg
     """Every `num_workers`-th batch, for data that cannot be addressed by index."""
     worker_id, num_workers = place
     try:
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(timed(batches, ledger)):
             members = num_workers()
             if number % members == worker_id % members:
                 ledger.give_out(_batch_samples(batch))
@@ -229,6 +232,18 @@ def share_strided(batches: Iterable[Batch], place: Place, calls: DataCalls, ledg
     finally:
         with contextlib.suppress(PushpullError):
             calls.pause()
+
+
+def timed(batches: Iterable[Batch], ledger: DataLedger) -> Iterator[Batch]:
+    """The same batches; what it takes to get each is noted as waiting for data."""
+    with ledger.waiting():
+        rest = iter(batches)
+    while True:
+        with ledger.waiting():
+            batch = next(rest, _END)
+        if batch is _END:
+            return
+        yield cast(Batch, batch)
 
 
 def shared_epoch(loader: DataLoader[Any], epoch: int, seed: int, part: Part = (0, 1)) -> SharedEpoch | None:

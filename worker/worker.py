@@ -14,19 +14,23 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..protos.common_pb2 import JobSpecification, Mode
 from ..protos.errors import SettingError
+from ..protos.metrics_endpoint import MetricsEndpoint
+from . import gpu_readings
 from .assembly import GivenModel, Seat, start_replica
 from .config import WorkerConfig
 from .data_ledger import DataLedger
 from .ending import end_process, failure_text
 from .expectations import check_expectations
+from .gpu_readings import GpuReadings
 from .learning_rate import LearningRateFactor, LearningRateScaling
 from .local_updates import LocalUpdates, OuterSettings
 from .membership import Membership
-from .metrics import MetricsEndpoint, WorkerMetrics
+from .metrics import WorkerMetrics
 from .optimizer import RemoteOptimizer
 from .optimizer_values import check_supported
 from .ranks.grad_scaler import RankGradScaler
 from .ranks.start import layout_mesh, layout_with, open_ranks
+from .readings import FAMILIES, WorkerReadings
 from .recorded_steps import OptimizerParts
 from .recorder import Recorder
 from .registrar_client import RegistrarClient
@@ -49,9 +53,11 @@ class Worker:
     """
 
     def __init__(self, config: WorkerConfig, expected: Mapping[str, object]) -> None:
-        self._metrics = WorkerMetrics()
+        self._metrics = WorkerMetrics(config.rank)
         self._endpoint = (
-            MetricsEndpoint(config.metrics_listen, self._metrics.registry) if config.metrics_listen else None
+            MetricsEndpoint(config.metrics_listen, self._metrics.shown, "metrics_listen")
+            if config.metrics_listen
+            else None
         )
         self._recorder = Recorder(self._metrics)
         self._ledger = DataLedger()
@@ -73,6 +79,7 @@ class Worker:
             check_expectations(self._membership.job, expected)
             self.layout = config.layout or layout_with(config.num_ranks, self._membership.job.layouts)
             """How the ranks of this worker split the model."""
+            self._show()
         except BaseException as error:
             self.close(str(error))
             raise
@@ -270,8 +277,6 @@ class Worker:
         """Reports numbers (or tensors of one element) for the job's display and summary; `loss` also to Prometheus."""
         values = {name: _number(value) for name, value in metrics.items()}
         self._recorder.log(values)
-        if "loss" in values:
-            self._metrics.loss(values["loss"])
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
@@ -330,7 +335,6 @@ class Worker:
         seat = Seat(self._membership, self._ranks, self.layout)
         table, replica = start_replica(model, template, settings, seat)
         self._training.replica = replica
-        self._metrics.watch_residual(replica.encoder.residual_norm)
         return OptimizerParts(
             table,
             replica,
@@ -338,6 +342,13 @@ class Worker:
             self._recorder,
             lambda: self._ranks.from_first(lambda: self.num_workers),
         )
+
+    def _show(self) -> None:
+        """What Prometheus is shown of a worker that has joined."""
+        self._metrics.identify(self.job.job_id, self.id)
+        readings = WorkerReadings(self._membership, self._training, self._ledger, self._recorder, self.layout)
+        self._metrics.watch(FAMILIES, readings.read)
+        self._metrics.watch(gpu_readings.FAMILIES, GpuReadings().read)
 
     def _close_quietly(self) -> None:
         self._registrar.close()

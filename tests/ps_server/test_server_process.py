@@ -31,6 +31,12 @@ def scrape(server: Server) -> str:
         return answer.read().decode()
 
 
+def figure(server: Server, name: str) -> float:
+    found = re.search(rf"^{name}{{.*}} (\S+)$", scrape(server), re.MULTILINE)
+    assert found is not None, name
+    return float(found[1])
+
+
 def test_metrics_after_a_few_steps() -> None:
     with one_server() as server:
         worker = RawWorker(server.address).start()
@@ -39,21 +45,74 @@ def test_metrics_after_a_few_steps() -> None:
             worker.train(1.0)
         text = scrape(server)
         worker.leave()
+    job = re.search(r'job_id="(\w+)"', text)
+    assert job is not None
+    identity = f'job_id="{job[1]}"'
     for line in (
-        'pushpull_pushes_total{outcome="applied"} 3.0',
-        "pushpull_pulls_total 4.0",
-        "pushpull_push_seconds_count 3.0",
-        "pushpull_version_staleness_count 3.0",
-        "pushpull_optimizer_step_seconds_count 3.0",
-        "pushpull_live_workers 1.0",
-        "pushpull_rounds_closed 3.0",
-        "pushpull_block_version_spread",
-        "pushpull_lease_expiries 0.0",
-        "process_resident_memory_bytes",
+        f'pushpull_pushes_total{{{identity},outcome="applied",shard="0"}} 3.0',
+        f'pushpull_pushes_total{{{identity},outcome="refused",shard="0"}} 0.0',
+        f'pushpull_pulls_total{{{identity},shard="0"}} 4.0',
+        f'pushpull_push_elements_total{{{identity},shard="0"}} 60.0',
+        f'pushpull_pull_elements_total{{{identity},shard="0"}} 128.0',
+        f'pushpull_push_seconds_count{{{identity},shard="0"}} 3.0',
+        f'pushpull_version_staleness_count{{{identity},shard="0"}} 3.0',
+        f'pushpull_optimizer_step_seconds_count{{{identity},shard="0"}} 3.0',
+        f'pushpull_round_seconds_count{{{identity},shard="0"}} 2.0',
+        f'pushpull_live_workers{{{identity},shard="0"}} 1.0',
+        f'pushpull_active_workers{{{identity},shard="0"}} 1.0',
+        f'pushpull_rounds_closed_total{{{identity},shard="0"}} 3.0',
+        f'pushpull_lease_expiries_total{{{identity},shard="0"}} 0.0',
+        f'pushpull_block_version_spread{{{identity},shard="0"}} 0.0',
+        f'pushpull_apply_queue_jobs{{{identity},shard="0"}} 0.0',
+        f'pushpull_job_shard_linked{{{identity},shard="0"}} 1.0',
+        f'pushpull_job_phase{{{identity},phase="training",shard="0"}} 1.0',
+        f'pushpull_job_worker_clock{{{identity},shard="0",worker="0"}} 3.0',
+        f'pushpull_job_worker_behind_clocks{{{identity},shard="0",worker="0"}} 0.0',
+        f'pushpull_job_worker_state{{{identity},shard="0",state="active",worker="0"}} 1.0',
+        f'pushpull_refusals_total{{{identity},reason="BAD_FRAME",shard="0"}} 0.0',
+        f'process_resident_memory_bytes{{{identity},shard="0"}}',
+        f'pushpull_memory_limit_bytes{{{identity},shard="0"}}',
     ):
         assert line in text, f"{line} is missing"
     labels = set(re.findall(r"(\w+)=\"", text))
-    assert labels <= {"outcome", "reason", "shard", "le"}, "a label whose values may grow"
+    bounded = {
+        "job_id",
+        "shard",
+        "le",
+        "outcome",
+        "reason",
+        "phase",
+        "state",
+        "part",
+        "worker",
+        "host",
+        "layout",
+        "address",
+    }
+    settings = {"mode", "push_codec", "pull_codec", "optimizer_state", "damping", "quorum"}
+    assert labels <= bounded | settings, "a label whose values may grow"
+    assert not [line for line in text.splitlines() if "_bucket" in line and 'worker="' in line]
+
+
+def test_a_worker_that_has_gone_is_shown_no_more() -> None:
+    with one_server() as server:
+        worker = RawWorker(server.address).start()
+        worker.activate()
+        assert 'worker="0"' in scrape(server)
+        worker.leave()
+        text = scrape(server)
+    assert 'worker="0"' not in text
+    assert re.search(r"pushpull_live_workers\{.*\} 0.0", text)
+
+
+def test_counts_the_calls_that_hold_a_thread() -> None:
+    with one_server() as server:
+        before = figure(server, "pushpull_rpc_threads_busy")
+        worker = RawWorker(server.address).start()
+        assert figure(server, "pushpull_rpc_threads_busy") > before
+        assert figure(server, "pushpull_rpc_threads") > 200
+        assert figure(server, "pushpull_rpc_calls_waiting") == 0
+        worker.leave()
 
 
 def test_refusals_are_counted_by_reason() -> None:
@@ -65,7 +124,7 @@ def test_refusals_are_counted_by_reason() -> None:
         worker.streams[0].send(frames=frames)
         worker.streams[0].send(commit=worker.commit_message(0, frames))
         worker.finish()
-        assert 'pushpull_refusals_total{reason="BAD_FRAME"} 1.0' in scrape(server)
+        assert re.search(r'pushpull_refusals_total\{.*reason="BAD_FRAME".*\} 1.0', scrape(server))
         worker.close()
 
 

@@ -118,11 +118,24 @@ class TestWorker:
     def test_serves_metrics(self, servers: FakeServers) -> None:
         with connect(servers.address, metrics_listen="127.0.0.1:0") as worker:
             model = small_model()
-            optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.5)
+            optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.25, clip_norm=100.0)
             backward(model)
             optimizer.step()
             worker.log(loss=0.5)
             text = urlopen(f"http://{worker.metrics_address}/metrics").read().decode()
-        assert 'pushpull_worker_steps_total{outcome="applied"} 1.0' in text
-        assert "pushpull_worker_loss 0.5" in text
-        assert 'pushpull_worker_step_seconds_count{part="encode"} 1.0' in text
+        whose = f'job_id="{worker.job.job_id}"'
+        me = f'rank="0",worker="{worker.id}"'
+        for line in (
+            f'pushpull_worker_steps_total{{{whose},outcome="applied",{me}}} 1.0',
+            f'pushpull_worker_steps_total{{{whose},outcome="late",{me}}} 0.0',
+            f"pushpull_worker_loss{{{whose},{me}}} 0.5",
+            f"pushpull_worker_learning_rate{{{whose},{me}}} 0.25",
+            f'pushpull_worker_step_seconds_count{{{whose},part="encode",{me}}} 1.0',
+            f"pushpull_worker_gradient_norm{{{whose},{me}}} ",
+            f"pushpull_worker_joins_total{{{whose},{me}}} 1.0",
+            f"pushpull_worker_heartbeats_failed_total{{{whose},{me}}} 0.0",
+            f'pushpull_worker_stream_failures_total{{{whose},rank="0",shard="0",worker="{worker.id}"}} 0.0',
+            f"process_cpu_seconds_total{{{whose},{me}}}",
+        ):
+            assert line in text, f"{line} is missing from\n{text}"
+        assert "gpu" not in text.replace("GPU", "")

@@ -1,0 +1,100 @@
+"""Figures of one server that are read when Prometheus asks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..protos.exposition import Family, Reading
+
+INFO = Family("gauge", "pushpull_shard_info", "Which shard this process is, and where workers reach it.", ("address",))
+TRAINED = Family("gauge", "pushpull_shard_trained", "1 once this shard holds initialised parameters.")
+DIVERGED = Family("gauge", "pushpull_shard_diverged", "1 once a parameter is not finite: training cannot go on.")
+ROUND = Family("gauge", "pushpull_shard_round", "Newest round applied on this shard.")
+BLOCKS = Family("gauge", "pushpull_shard_blocks", "Blocks of this shard.")
+PARAMETER_BYTES = Family("gauge", "pushpull_parameter_bytes", "FP32 bytes of the blocks of this shard.")
+STATE_BYTES = Family(
+    "gauge", "pushpull_optimizer_state_bytes", "Bytes of optimizer state for the blocks of this shard."
+)
+STAGED_BYTES = Family("gauge", "pushpull_staged_bytes", "Bytes of frames held for steps that are not settled.")
+SPREAD = Family("gauge", "pushpull_block_version_spread", "Largest minus smallest version of the optimised blocks.")
+STREAMS = Family("gauge", "pushpull_worker_streams", "Open worker streams: one for each rank of each worker.")
+MOST_STREAMS = Family("gauge", "pushpull_worker_streams_limit", "Worker streams that this shard takes at most.")
+QUEUED_JOBS = Family("gauge", "pushpull_apply_queue_jobs", "Steps or rounds decided and not applied yet.")
+DUPLICATES = Family("counter", "pushpull_duplicates_dropped", "Frames and commits received again.")
+POOL_THREADS = Family("gauge", "pushpull_rpc_threads", "Threads that handle calls; an open stream has one of them.")
+POOL_BUSY = Family("gauge", "pushpull_rpc_threads_busy", "Threads that handle a call now.")
+POOL_WAITING = Family("gauge", "pushpull_rpc_calls_waiting", "Calls that wait for a thread.")
+
+FAMILIES = (
+    *(
+        INFO,
+        TRAINED,
+        DIVERGED,
+        ROUND,
+        BLOCKS,
+        PARAMETER_BYTES,
+        STATE_BYTES,
+        STAGED_BYTES,
+        SPREAD,
+        STREAMS,
+        MOST_STREAMS,
+    ),
+    *(QUEUED_JOBS, DUPLICATES, POOL_THREADS, POOL_BUSY, POOL_WAITING),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockFigures:
+    """What a shard knows of itself once it has its plan."""
+
+    trained: bool
+    diverged: bool
+    round: int
+    num_blocks: int
+    parameter_bytes: int
+    optimizer_state_bytes: float
+    staged_bytes: int
+    version_spread: int
+    num_queued_jobs: int
+    duplicates_dropped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerFigures:
+    """One server at one moment."""
+
+    address: str
+    num_streams: int
+    most_streams: int
+    blocks: BlockFigures | None
+
+
+@dataclass(frozen=True)
+class PoolFigures:
+    """Of the threads that handle calls."""
+
+    num_threads: int
+    num_busy: int
+    num_waiting: int
+
+
+def readings(server: ServerFigures, pool: PoolFigures) -> Iterator[Reading]:
+    """As Prometheus is shown them."""
+    yield INFO, (server.address,), 1
+    yield STREAMS, (), server.num_streams
+    yield MOST_STREAMS, (), server.most_streams
+    yield POOL_THREADS, (), pool.num_threads
+    yield POOL_BUSY, (), pool.num_busy
+    yield POOL_WAITING, (), pool.num_waiting
+    blocks = server.blocks
+    yield TRAINED, (), blocks is not None and blocks.trained
+    yield DIVERGED, (), blocks is not None and blocks.diverged
+    if blocks is None:
+        return
+    yield ROUND, (), blocks.round
+    yield BLOCKS, (), blocks.num_blocks
+    yield PARAMETER_BYTES, (), blocks.parameter_bytes
+    yield STATE_BYTES, (), blocks.optimizer_state_bytes
+    yield STAGED_BYTES, (), blocks.staged_bytes
+    yield SPREAD, (), blocks.version_spread
+    yield QUEUED_JOBS, (), blocks.num_queued_jobs
+    yield DUPLICATES, (), blocks.duplicates_dropped
