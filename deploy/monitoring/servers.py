@@ -3,16 +3,21 @@
 from .expressions import increase, job, quantile, rate, server, total
 from .model import Dashboard, Panel, Query, Row, Step
 
+READY, DRAINING = 'phase="ready"', 'phase="draining"'
+
 STATE = Row(
     "State",
     (
         Panel(
             title="Servers",
-            description="One line for each server that is scraped. 'Trained' is 1 once it holds parameters. In synchronous "
+            description="One line for each server that is scraped. 'Ready': it admits workers; 'draining': it was told to "
+            "end, and the job ends with it; 'trained': it holds parameters. In synchronous "
             "mode the rounds of all servers are within one of each other.",
             kind="table",
             table_label="shard",
             queries=(
+                Query(f"max by (shard) ({server('pushpull_server_phase', READY)})", "ready"),
+                Query(f"max by (shard) ({server('pushpull_server_phase', DRAINING)})", "draining"),
                 Query(f"max by (shard) ({server('pushpull_shard_trained')})", "trained"),
                 Query(f"max by (shard) ({server('pushpull_shard_round')})", "round"),
                 Query(f"max by (shard) ({server('pushpull_worker_streams')})", "streams"),
@@ -26,8 +31,12 @@ STATE = Row(
         ),
         Panel(
             title="Link to the registrar",
-            description="1 while shard 0 has a link to the shard. A shard without one hears of no round and no new worker.",
-            queries=(Query(server("pushpull_job_shard_linked"), "shard {{shard}}"),),
+            description="1 while there is one, as shard 0 sees it and as the shard itself does. A shard without one hears of "
+            "no round and no new worker.",
+            queries=(
+                Query(server("pushpull_job_shard_linked"), "shard {{shard}}, says shard 0"),
+                Query(server("pushpull_registrar_link_up"), "shard {{shard}}, says itself"),
+            ),
             at_most=1.0,
         ),
     ),
