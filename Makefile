@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := protos compression ps_server worker deploy benchmarks
 
-.PHONY: help demo test test-accuracy test-large test-plan test-convergence fuzz fuzz-coverage lint types protos links clean
+.PHONY: help demo test test-accuracy test-large test-plan test-convergence fuzz fuzz-coverage lint types protos dashboards links clean
 
 help:
 	@echo "make demo     train a small GPT with 2 servers and 2 workers on this machine"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-convergence     local updates against a push every step, on a small GPT: minutes"
 	@echo "make fuzz     a million malformed frames, minutes; make fuzz-coverage: guided by coverage, needs atheris"
 	@echo "make lint     ruff only;  make types: mypy only;  make protos: regenerate the wire contract;  make clean"
+	@echo "make dashboards  write Grafana's dashboards from deploy/monitoring/*.py"
 
 demo: $(READY)
 	$(BIN)/pushpull launch --servers 2 --workers 2 --set push_codec=int8 --set pull_codec=bf16 examples/char_gpt.py
@@ -68,6 +69,9 @@ types: $(READY) links
 protos: $(READY)
 	$(BIN)/python -m pushpull.protos.generate
 
+dashboards: $(READY)
+	$(BIN)/python -m pushpull.deploy.monitoring.generate
+
 # Type checkers find the package `pushpull` through these links; running and testing do not need them.
 links:
 	@mkdir -p build/import/pushpull
@@ -78,7 +82,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("pushpull needs Python 3.11 or newer; this is %d.%d. Try: make PYTHON=python3.13" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench,dev,examples]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench,dev,examples,monitoring]'
 	@touch $(READY)
 
 clean:

@@ -11,6 +11,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from .addresses import split_address
 from .errors import PortInUseError
 
 logger = logging.getLogger(__name__)
@@ -25,13 +26,14 @@ class MetricsEndpoint:
     """An HTTP server for one registry. It survives who connects and says nothing, and who says it slowly.
 
     Raises:
+        SettingError: not host:port.
         PortInUseError: nobody can listen at `listen` (host:port); names `setting`.
     """
 
     def __init__(self, listen: str, registry: CollectorRegistry, setting: str) -> None:
-        host, _, port = listen.rpartition(":")
+        host, port = split_address(listen, setting)
         try:
-            self._server = _BoundedServer(host, int(port))
+            self._server = _BoundedServer(host, port)
         except OSError as error:
             raise PortInUseError(
                 f"cannot serve metrics at {listen} ({error.strerror}); choose another {setting} host:port (port 0 takes any "

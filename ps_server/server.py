@@ -3,6 +3,7 @@
 import secrets
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import grpc
@@ -15,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from ..compression.parameter_encoders import parse_parameter_encoders
 from ..protos import registrar_pb2, shard_pb2
 from ..protos.errors import PortInUseError
-from ..protos.exposition import memory_limit_bytes
+from ..protos.exposition import Reading, memory_limit_bytes
 from ..protos.metrics_endpoint import MetricsEndpoint
 from ..protos.registrar_pb2 import ShardHello
 from ..protos.registrar_pb2_grpc import add_RegistrarServicer_to_server
@@ -204,11 +205,13 @@ class Server:
     def _start_metrics(self) -> None:
         if self._config.metrics_listen is None:
             return
-        self._metrics.watch(
-            shard_readings.FAMILIES, lambda: shard_readings.readings(self._engine.figures(), self._pool.figures())
-        )
+        self._metrics.watch(shard_readings.FAMILIES, self._readings)
         self._metrics_endpoint = MetricsEndpoint(self._config.metrics_listen, self._metrics.shown, "--metrics-listen")
         self.metrics_address = self._metrics_endpoint.address
+
+    def _readings(self) -> Iterator[Reading]:
+        standing = shard_readings.Standing(self._health.phase, self._linked)
+        return shard_readings.readings(standing, self._engine.figures(), self._pool.figures())
 
     def _beat(self) -> None:
         while not self._stopped.is_set():

@@ -4,8 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..protos.exposition import Family, Reading
+from .health import Phase
 
 INFO = Family("gauge", "pushpull_shard_info", "Which shard this process is, and where workers reach it.", ("address",))
+PHASE = Family(
+    "gauge", "pushpull_server_phase", "1 for the phase that this server is in, 0 for the others.", ("phase",)
+)
+LINK_UP = Family("gauge", "pushpull_registrar_link_up", "1 while linked: to the registrar; shard 0: to all others.")
 TRAINED = Family("gauge", "pushpull_shard_trained", "1 once this shard holds initialised parameters.")
 DIVERGED = Family("gauge", "pushpull_shard_diverged", "1 once a parameter is not finite: training cannot go on.")
 ROUND = Family("gauge", "pushpull_shard_round", "Newest round applied on this shard.")
@@ -25,20 +30,8 @@ POOL_BUSY = Family("gauge", "pushpull_rpc_threads_busy", "Threads that handle a 
 POOL_WAITING = Family("gauge", "pushpull_rpc_calls_waiting", "Calls that wait for a thread.")
 
 FAMILIES = (
-    *(
-        INFO,
-        TRAINED,
-        DIVERGED,
-        ROUND,
-        BLOCKS,
-        PARAMETER_BYTES,
-        STATE_BYTES,
-        STAGED_BYTES,
-        SPREAD,
-        STREAMS,
-        MOST_STREAMS,
-    ),
-    *(QUEUED_JOBS, DUPLICATES, POOL_THREADS, POOL_BUSY, POOL_WAITING),
+    *(INFO, PHASE, LINK_UP, TRAINED, DIVERGED, ROUND, BLOCKS, PARAMETER_BYTES, STATE_BYTES, STAGED_BYTES, SPREAD),
+    *(STREAMS, MOST_STREAMS, QUEUED_JOBS, DUPLICATES, POOL_THREADS, POOL_BUSY, POOL_WAITING),
 )
 
 
@@ -69,6 +62,15 @@ class ServerFigures:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """Where a server stands."""
+
+    phase: Phase
+    linked: bool
+    """Shard 0: all others are linked to it. Others: they are linked to shard 0."""
+
+
+@dataclass(frozen=True)
 class PoolFigures:
     """Of the threads that handle calls."""
 
@@ -77,9 +79,11 @@ class PoolFigures:
     num_waiting: int
 
 
-def readings(server: ServerFigures, pool: PoolFigures) -> Iterator[Reading]:
+def readings(standing: Standing, server: ServerFigures, pool: PoolFigures) -> Iterator[Reading]:
     """As Prometheus is shown them."""
     yield INFO, (server.address,), 1
+    yield from ((PHASE, (phase.value,), standing.phase is phase) for phase in Phase)
+    yield LINK_UP, (), standing.linked
     yield STREAMS, (), server.num_streams
     yield MOST_STREAMS, (), server.most_streams
     yield POOL_THREADS, (), pool.num_threads

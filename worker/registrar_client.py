@@ -75,6 +75,7 @@ class RegistrarClient:
         self.incarnation = 0
         self.life = 0
         """Incarnations of this worker's id before this one, in any process."""
+        self.counts = CallCounts()
         self._dial()
         self.counts = CallCounts()
         self._closing = threading.Event()

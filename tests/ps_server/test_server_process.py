@@ -61,6 +61,8 @@ def test_metrics_after_a_few_steps() -> None:
         f'pushpull_live_workers{{{identity},shard="0"}} 1.0',
         f'pushpull_active_workers{{{identity},shard="0"}} 1.0',
         f'pushpull_rounds_closed_total{{{identity},shard="0"}} 3.0',
+        f'pushpull_server_phase{{{identity},phase="draining",shard="0"}} 0.0',
+        f'pushpull_registrar_link_up{{{identity},shard="0"}} 1.0',
         f'pushpull_lease_expiries_total{{{identity},shard="0"}} 0.0',
         f'pushpull_block_version_spread{{{identity},shard="0"}} 0.0',
         f'pushpull_apply_queue_jobs{{{identity},shard="0"}} 0.0',

@@ -1,0 +1,53 @@
+"""docs/metrics.md names every metric with its type and labels, and no other; names follow Prometheus's conventions."""
+
+import re
+from pathlib import Path
+
+import pytest
+from metric_families import Shown, server_metrics, worker_metrics
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
+EVERY = {**server_metrics(), **worker_metrics()}
+ROW = re.compile(r"^\| `(pushpull_\w+)` \| (\w+) \| ([^|]*) \| ([^|]+) \|", re.MULTILINE)
+
+
+def documented() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Type and labels by name."""
+    rows = ROW.findall(DOCUMENT.read_text(encoding="utf-8"))
+    return {name: (kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels, _ in rows}
+
+
+def test_every_metric_is_documented_and_no_other() -> None:
+    assert documented().keys() == EVERY.keys()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_type_and_labels_are_documented(name: str) -> None:
+    shown = EVERY[name]
+    assert documented().get(name) == (shown.kind, shown.labels)
+
+
+def test_identity_and_process_metrics_are_documented() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for word in (
+        "`job_id`",
+        "`shard`",
+        "`worker`",
+        "`rank`",
+        "process_resident_memory_bytes",
+        "process_cpu_seconds_total",
+    ):
+        assert word in text
+
+
+@pytest.mark.parametrize("shown", EVERY.values(), ids=lambda shown: shown.name)
+def test_names_follow_the_conventions(shown: Shown) -> None:
+    assert shown.name.endswith("_total") == (shown.kind == "counter")
+    assert not re.search(r"_(ms|milliseconds|kb|mb|percent|minutes)(_|$)", shown.name), "base units only"
+    assert shown.text.endswith(".")
+    assert shown.kind == "gauge" or "worker" not in shown.labels or shown.kind == "counter", "no worker on histograms"
+    assert "job_id" not in shown.labels
+
+
+def test_no_metric_is_shown_by_servers_and_workers_but_of_the_process() -> None:
+    assert server_metrics().keys() & worker_metrics().keys() == {"pushpull_memory_limit_bytes"}
