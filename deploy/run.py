@@ -11,6 +11,7 @@ from rich.table import Column, Table
 from ..protos.registrar_pb2 import JobStatus
 from .figures import figures_of
 from .launcher import LaunchConfig, Launcher
+from .log_settings import LogFormat
 from .progress import display_for_terminal, grouped, in_bytes, progress_line
 from .status import StatusClient, newest_status
 from .stop_request import StopRequest
@@ -20,10 +21,11 @@ from .summary import summary_object, summary_page
 def run_here(config: LaunchConfig, as_json: bool) -> int:
     """Runs the cluster on this machine and prints the summary; returns the exit status."""
     with StopRequest().installed() as stop:
-        with display_for_terminal() as display:
+        with display_for_terminal(log_format=config.logs.format) as display:
             end = Launcher(config, display, stop).run()
         if as_json:
-            print(summary_page(end), file=sys.stderr)
+            if config.logs.format is LogFormat.TEXT:
+                print(summary_page(end), file=sys.stderr)
             print(json.dumps(summary_object(end)), flush=True)
         else:
             print(summary_page(end), flush=True)

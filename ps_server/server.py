@@ -47,6 +47,7 @@ class Server:
             check_pull_codec(config.job)
         self._config = config
         self._epoch = secrets.randbits(63)
+        self._job_id = secrets.token_hex(8) if config.job is not None and config.shard == 0 else ""
         self._metrics = ServerMetrics(CollectorRegistry(), config.shard)
         self._engine = Engine(config, self._metrics, self._epoch, self._fail)
         self._failure: Exception | None = None
@@ -93,6 +94,11 @@ class Server:
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
         log.info("serving", shard=config.shard, address=self.address, metrics=self.metrics_address)
 
+    @property
+    def job_id(self) -> str:
+        """The job that this server serves; empty until it is known."""
+        return self._job_id or self._engine.job_id
+
     def wait(self) -> None:
         """Returns when `stop` has been called; raises what made the server unable to go on."""
         self._stopped.wait()
@@ -138,9 +144,7 @@ class Server:
         if job.memory_bytes is None:
             job = replace(job, memory_bytes=psutil.virtual_memory().total)
         tick_seconds = min(0.25, job.lease_seconds / 10)
-        self._registrar = RegistrarService(
-            job, self._config.num_shards, secrets.token_hex(8), tick_seconds, self._metrics
-        )
+        self._registrar = RegistrarService(job, self._config.num_shards, self._job_id, tick_seconds, self._metrics)
         add_RegistrarServicer_to_server(self._registrar, self._grpc)
 
     def _link_up(self) -> None:
