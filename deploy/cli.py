@@ -243,11 +243,29 @@ def health(
 
 
 @app.command()
-def status(servers: Servers, as_json: AsJson = False) -> None:
-    """Show what a running job is doing."""
-    from .run import show_status
+def status(
+    servers: Servers,
+    as_json: AsJson = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Print one page and end; the default where there is no terminal.")
+    ] = False,
+) -> None:
+    """Show what a running job is doing: on a terminal a live table, until Ctrl-C. Shard 0 is all that must be reached."""
+    from rich.console import Console
 
-    show_status(servers.split(",")[0].strip(), as_json)
+    from .status import JobWatch
+    from .status_command import show_json, show_live, show_page
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=250)  # nothing is cut off for want of a window
+    with JobWatch(servers.split(",")[0].strip()) as watch:
+        if as_json:
+            show_json(watch)
+        elif once or not console.is_terminal:
+            show_page(watch, console)
+        else:
+            show_live(watch, console)
 
 
 @app.command()
