@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from ..protos.errors import PushpullError, SettingError
+from .environment import LOG_FORMAT, LOG_LEVEL
+from .log_settings import LogFormat, LogLevel, LogSettings
 
 app = typer.Typer(
     help="Trains PyTorch models through sharded parameter servers.",
@@ -31,6 +33,8 @@ Layouts = Annotated[
 ]
 Servers = Annotated[str, typer.Option("--servers", metavar="HOST:PORT,...", help="Servers, shard 0 first.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
+LogAs = Annotated[LogFormat, typer.Option("--log-format", envvar=LOG_FORMAT, help="Lines for people, or JSON.")]
+LogFrom = Annotated[LogLevel, typer.Option("--log-level", envvar=LOG_LEVEL, help="The least that is logged.")]
 GuardFd = Annotated[int | None, typer.Option("--guard-fd", hidden=True)]
 
 
@@ -50,13 +54,18 @@ def launch(
     job: JobPath = None,
     as_json: AsJson = False,
     timeout_seconds: Annotated[float | None, typer.Option(min=0, help="End the run after this time.")] = None,
+    log_format: LogAs = LogFormat.TEXT,
+    log_level: LogFrom = LogLevel.INFO,
 ) -> None:
     """Run a whole cluster on this machine: servers, workers, progress, summary."""
     from .job import load_job
     from .launcher import LaunchConfig
+    from .logs import Speaker, configure_logs
     from .run import run_here
     from .worker_shape import worker_shapes
 
+    logs = LogSettings(log_format, log_level)
+    configure_logs(logs, Speaker("launcher"))
     if not Path(script).is_file():
         raise SettingError(f"There is no script {script} (working directory {Path.cwd()}).")
     script_words = [script, *(arguments or [])]
@@ -69,6 +78,7 @@ def launch(
         options=["pushpull", *sys.argv[1 : len(sys.argv) - len(script_words)]],
         script=script_words,
         timeout_seconds=timeout_seconds,
+        logs=logs,
     )
     sys.exit(run_here(config, as_json))
 
@@ -103,6 +113,8 @@ def server(
     num_apply_threads: Annotated[int | None, typer.Option(min=1, help="Threads that apply steps.")] = None,
     sets: Sets = None,
     job: JobPath = None,
+    log_format: LogAs = LogFormat.TEXT,
+    log_level: LogFrom = LogLevel.INFO,
     announce_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     guard_fd: GuardFd = None,
 ) -> None:
@@ -111,7 +123,10 @@ def server(
     With --servers the command is the same for every shard, except for --shard: --job and --set count on shard 0 only.
     """
     from .guard import watch_launcher
+    from .logs import Speaker, configure_logs
 
+    speaker = Speaker("server", shard=shard)
+    configure_logs(LogSettings(log_format, log_level), speaker)
     if guard_fd is not None:
         watch_launcher(guard_fd)
     from .server_place import ServerPlace
@@ -141,7 +156,7 @@ def server(
         reflection=reflection,
         num_apply_threads=num_apply_threads,
     )
-    serve(config, announce_fd)
+    serve(config, announce_fd, speaker)
 
 
 @app.command(context_settings=_SCRIPT_SETTINGS)
@@ -166,15 +181,20 @@ def worker(
     linger: Annotated[
         bool, typer.Option("--linger", help="When the script has ended well, stay until SIGTERM.")
     ] = False,
+    log_format: LogAs = LogFormat.TEXT,
+    log_level: LogFrom = LogLevel.INFO,
     guard_fd: GuardFd = None,
 ) -> None:
     """Run a training script as one worker, or as one rank of it under torchrun. It may join a running job at any time."""
-    from .environment import become_worker, metrics_of_rank, worker_variables, world_size
+    from .environment import become_worker, metrics_of_rank, own_rank, worker_variables, world_size
     from .guard import watch_launcher
     from .linger import lingering
+    from .logs import Speaker, configure_logs, worker_fields
     from .script import run_script
     from .worker_shape import worker_shape
 
+    logs, speaker = LogSettings(log_format, log_level), Speaker("worker", worker=worker_id, rank=own_rank())
+    configure_logs(logs, speaker, beside_a_script=True)
     if guard_fd is not None:
         watch_launcher(guard_fd)
     addresses = [address.strip() for address in servers.split(",") if address.strip()]
@@ -197,11 +217,13 @@ def worker(
             script=[script, *(arguments or [])],
             num_processes=shape.num_ranks,
             patience_seconds=patience_seconds,
+            logs=logs,
         )
         with lingering() if linger else nullcontext():
             sys.exit(run_ranks(start))
     listen = metrics_of_rank(metrics_listen) if metrics_listen else None
     become_worker(worker_variables(addresses, worker_id, listen, shape.layout, patience_seconds))
+    speaker.follow(worker_fields)
     with lingering() if linger else nullcontext():
         run_script(script, arguments or [])
 
@@ -221,11 +243,29 @@ def health(
 
 
 @app.command()
-def status(servers: Servers, as_json: AsJson = False) -> None:
-    """Show what a running job is doing."""
-    from .run import show_status
+def status(
+    servers: Servers,
+    as_json: AsJson = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Print one page and end; the default where there is no terminal.")
+    ] = False,
+) -> None:
+    """Show what a running job is doing: on a terminal a live table, until Ctrl-C. Shard 0 is all that must be reached."""
+    from rich.console import Console
 
-    show_status(servers.split(",")[0].strip(), as_json)
+    from .status import JobWatch
+    from .status_command import show_json, show_live, show_page
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=250)  # nothing is cut off for want of a window
+    with JobWatch(servers.split(",")[0].strip()) as watch:
+        if as_json:
+            show_json(watch)
+        elif once or not console.is_terminal:
+            show_page(watch, console)
+        else:
+            show_live(watch, console)
 
 
 @app.command()
@@ -268,7 +308,9 @@ def main() -> None:
     try:
         app()
     except PushpullError as error:
-        print(f"pushpull: {error}", file=sys.stderr)
+        from .logs import say
+
+        say(str(error), LogLevel.ERROR)
         sys.exit(1)
 
 

@@ -10,6 +10,8 @@ WORKER_ID = "PUSHPULL_WORKER_ID"
 METRICS_LISTEN = "PUSHPULL_METRICS_LISTEN"
 LAYOUT = "PUSHPULL_LAYOUT"
 PATIENCE_SECONDS = "PUSHPULL_PATIENCE_SECONDS"
+LOG_FORMAT = "PUSHPULL_LOG_FORMAT"
+LOG_LEVEL = "PUSHPULL_LOG_LEVEL"
 
 # What `init_process_group` and training scripts read, by the names that torchrun gave them.
 RANK = "RANK"
@@ -91,6 +93,12 @@ def _visible_devices() -> list[str]:
 def world_size() -> int | None:
     """Ranks of the group that this process was started in, by torchrun or by a launcher of ours; None outside one."""
     text = os.environ.get(WORLD_SIZE, "") if RANK in os.environ else ""
+    return int(text) if text.isdecimal() else None
+
+
+def own_rank() -> int | None:
+    """Of this process in the group that it was started in; None outside one."""
+    text = os.environ.get(RANK, "") if world_size() is not None else ""
     return int(text) if text.isdecimal() else None
 
 

@@ -13,6 +13,7 @@ from ..protos.errors import PushpullError, ServerUnreachableError
 from ..protos.registrar_pb2 import JobStatus
 from .environment import process_environment
 from .job import Job
+from .log_settings import DEFAULT_LOGS, LogSettings
 from .processes import Child, Family, pushpull_command
 from .progress import Display
 from .status import StatusClient, newest_status
@@ -39,6 +40,7 @@ class LaunchConfig:
     """The script and its arguments."""
     timeout_seconds: float | None = None
     """The run fails when it takes longer; None is no limit."""
+    logs: LogSettings = DEFAULT_LOGS
 
 
 class RunFailedError(PushpullError):
@@ -52,7 +54,7 @@ class Launcher:
         self._config = config
         self._display = display
         self._stop = stop
-        self._family = Family(display.write_line)
+        self._family = Family(display.relay)
         self._num_processes = config.num_servers + sum(shape.num_ranks for shape in config.workers)
         self._started_seconds = time.monotonic()
         self._servers: list[Child] = []
@@ -96,6 +98,7 @@ class Launcher:
         reading, writing = os.pipe()
         command = [*pushpull_command("server"), "--shard", str(shard), "--num-shards", str(self._config.num_servers)]
         command += ["--announce-fd", str(writing), "--guard-fd", str(self._family.guard_fd)]
+        command += self._config.logs.options()
         if shard == 0:
             command += [word for assignment in self._config.job.assignments() for word in ("--set", assignment)]
         else:
@@ -142,6 +145,7 @@ class Launcher:
                 script=self._config.script,
                 first_process=sum(len(worker.ranks) for worker in self._workers),
                 num_processes=self._num_processes,
+                logs=self._config.logs.beside_a_display(),
             )
             self._workers.append(start_worker(self._family, start))
         self._display.write_line(f"workers   {_described(shapes)} of {script}")

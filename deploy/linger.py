@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .logs import say
+
 
 @contextmanager
 def lingering() -> Iterator[None]:
@@ -17,5 +19,5 @@ def lingering() -> Iterator[None]:
             raise
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
-    print("pushpull: the script has ended; this worker stays until SIGTERM (--linger).", file=sys.stderr, flush=True)
+    say("the script has ended; this worker stays until SIGTERM (--linger).")
     threading.Event().wait()

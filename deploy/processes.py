@@ -14,8 +14,8 @@ from typing import IO, Self
 
 from .guard import descendants_of, kill_processes, kill_trees
 
-WriteLine = Callable[[str], None]
-"""Takes one line without its end; called from relay threads."""
+Relay = Callable[[str, str], None]
+"""Takes the name of a child and one line of what it wrote, without its end; called from threads."""
 
 _LINE_BYTES = 1 << 16
 _POLL_SECONDS = 0.02
@@ -24,15 +24,15 @@ _POLL_SECONDS = 0.02
 class Child:
     """One server or worker process."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], write_line: WriteLine) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[bytes], relay: Relay) -> None:
         assert process.stdout is not None
         self.name = name
         self.pid = process.pid
         self.last_lines: deque[str] = deque(maxlen=20)
         self._process = process
-        self._write_line = write_line
-        self._relay = threading.Thread(target=self._relay_lines, args=(process.stdout,), daemon=True)
-        self._relay.start()
+        self._relay = relay
+        self._relaying = threading.Thread(target=self._relay_lines, args=(process.stdout,), daemon=True)
+        self._relaying.start()
 
     @property
     def exit_status(self) -> int | None:
@@ -61,7 +61,7 @@ class Child:
 
     def finish_output(self, timeout_seconds: float = 1.0) -> None:
         """Waits until everything that the process wrote has been relayed."""
-        self._relay.join(timeout_seconds)
+        self._relaying.join(timeout_seconds)
 
     def _relay_lines(self, stream: IO[bytes]) -> None:
         # Reads to the end whatever becomes of the lines: a full pipe would stop the child.
@@ -69,7 +69,7 @@ class Child:
             while line := stream.readline(_LINE_BYTES):
                 text = line.decode(errors="replace").rstrip("\r\n")
                 self.last_lines.append(text)
-                self._write_line(f"[{self.name}] {text}")
+                self._relay(self.name, text)
 
 
 class Stopping:
@@ -100,8 +100,8 @@ class Stopping:
 class Family:
     """All children of one launcher, and the watchdog that outlives the launcher by an instant."""
 
-    def __init__(self, write_line: WriteLine) -> None:
-        self._write_line = write_line
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
         self._children: list[Child] = []
         self._buried: set[int] = set()
         self._guard_read, self._guard_write = os.pipe()
@@ -126,7 +126,7 @@ class Family:
             start_new_session=True,
         )
         self._tell_watchdog(f"+{process.pid}")
-        child = Child(name, process, self._write_line)
+        child = Child(name, process, self._relay)
         self._children.append(child)
         return child
 

@@ -13,6 +13,8 @@ from rich.text import Text
 
 from ..protos.registrar_pb2 import JobStatus
 from .figures import Figures, figures_of
+from .log_settings import LogFormat
+from .relayed_lines import launcher_line, relayed_line
 
 PLAIN_SECONDS = 2.0
 
@@ -22,6 +24,9 @@ class Display(Protocol):
 
     def write_line(self, line: str) -> None:
         """Shows one line for good."""
+
+    def relay(self, name: str, line: str) -> None:
+        """Shows one line that a child wrote."""
 
     def show(self, status: JobStatus) -> None:
         """Shows the newest figures."""
@@ -50,6 +55,9 @@ class PlainDisplay:
             except (OSError, ValueError):
                 pass  # nobody reads any more; the run goes on
 
+    def relay(self, name: str, line: str) -> None:
+        self.write_line(relayed_line(LogFormat.TEXT, name, line))
+
     def show(self, status: JobStatus) -> None:
         figures, now = figures_of(status), time.monotonic()
         rate = self._pace.samples_per_second(figures.num_samples, now)
@@ -67,6 +75,16 @@ class PlainDisplay:
         pass
 
 
+class JsonDisplay(PlainDisplay):
+    """The same, and one JSON object a line. What children wrote as one stays as it is."""
+
+    def write_line(self, line: str) -> None:
+        super().write_line(launcher_line(line))
+
+    def relay(self, name: str, line: str) -> None:
+        super().write_line(relayed_line(LogFormat.JSON, name, line))
+
+
 class LiveDisplay:
     """A table that is redrawn below the lines."""
 
@@ -76,6 +94,9 @@ class LiveDisplay:
 
     def write_line(self, line: str) -> None:
         self._live.console.print(Text.from_ansi(line), soft_wrap=True)
+
+    def relay(self, name: str, line: str) -> None:
+        self.write_line(relayed_line(LogFormat.TEXT, name, line))
 
     def show(self, status: JobStatus) -> None:
         figures = figures_of(status)
@@ -121,9 +142,11 @@ class Pace:
         return max(0.0, num_samples - self._seen[0][1]) / seconds if seconds > 0 else 0.0
 
 
-def display_for_terminal(stream: TextIO | None = None) -> Display:
-    """The live display if `stream` (standard error) is a terminal, else plain lines."""
+def display_for_terminal(stream: TextIO | None = None, log_format: LogFormat = LogFormat.TEXT) -> Display:
+    """The live display if `stream` (standard error) is a terminal, else plain lines; lines of JSON if asked for."""
     stream = stream or sys.stderr
+    if log_format is LogFormat.JSON:
+        return JsonDisplay(stream)
     console = Console(file=stream)
     return LiveDisplay(console) if console.is_terminal and not console.is_dumb_terminal else PlainDisplay(stream)
 

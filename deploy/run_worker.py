@@ -4,7 +4,10 @@ import sys
 import threading
 import time
 
+from .log_settings import LogLevel
+from .logs import say
 from .processes import Family
+from .relayed_lines import relayed_line
 from .stop_request import StopRequest
 from .worker_processes import WorkerStart, start_worker
 
@@ -20,11 +23,11 @@ def run_ranks(start: WorkerStart) -> int:
     """
     lock = threading.Lock()
 
-    def write_line(line: str) -> None:
+    def relay(name: str, line: str) -> None:
         with lock:
-            print(line, file=sys.stdout, flush=True)
+            print(relayed_line(start.logs.format, name, line), file=sys.stdout, flush=True)
 
-    with StopRequest().installed() as stop, Family(write_line) as family:
+    with StopRequest().installed() as stop, Family(relay) as family:
         worker = start_worker(family, start)
         while not worker.tend():
             if stop.signal_number is not None:
@@ -33,5 +36,5 @@ def run_ranks(start: WorkerStart) -> int:
             time.sleep(_POLL_SECONDS)
         status = worker.exit_status or 0
     if status != 0:
-        print(f"pushpull: {worker.how_it_ended()}", file=sys.stderr, flush=True)
+        say(worker.how_it_ended(), LogLevel.ERROR)
     return 128 - status if status < 0 else status

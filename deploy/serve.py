@@ -10,19 +10,21 @@ from types import FrameType
 
 from ..ps_server.config import ServerConfig
 from ..ps_server.server import Server
+from .logs import Speaker, writes_json
 
 LONGEST_END_SECONDS = 10.5
 """From the signal, or the end of the job, to the end of the process: more than a drain takes, less than the 12 s after which
 nobody waits any more."""
 
 
-def serve(config: ServerConfig, announce_fd: int | None) -> None:
+def serve(config: ServerConfig, announce_fd: int | None, speaker: Speaker) -> None:
     """Serves until SIGTERM, SIGINT or the server's own end; raises PortInUseError and SettingError.
 
     The first signal drains the server, a second one ends the process at once. With `announce_fd`, one line of JSON says there
     where the server listens, and the descriptor is closed.
     """
     server = Server(config)
+    speaker.follow(lambda: {"job": server.job_id} if server.job_id else {})
     server.start()
     drainer = threading.Thread(target=server.drain, name="drain", daemon=True)
 
@@ -49,6 +51,8 @@ def _end_at_last(shard: int) -> None:
 
 def _announce(shard: int, server: Server, fd: int | None) -> None:
     where = {"shard": shard, "address": server.address, "metrics_address": server.metrics_address}
+    if fd is None and writes_json():
+        return  # the log has it
     if fd is None:
         print(
             f"Shard {shard} serves at {server.address}; metrics at {server.metrics_address or 'no port'}.",

@@ -1,6 +1,7 @@
 """Asks running servers for their figures."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,6 +12,10 @@ from ..protos.registrar_pb2 import JobStatus, JobStatusRequest, ShardStatus
 from ..protos.registrar_pb2_grpc import RegistrarStub
 from ..protos.shard_pb2 import ShardStatusRequest
 from ..protos.shard_pb2_grpc import ShardStub
+from .status_figures import Look
+
+_ASK_AGAIN_SECONDS = 10.0
+_SHARD_SECONDS = 1.0
 
 _CHANNEL_OPTIONS = (
     ("grpc.enable_http_proxy", 0),
@@ -64,30 +69,90 @@ class StatusClient:
         self._channel.close()
 
 
-def ask_shard(address: str, timeout_seconds: float = 5.0) -> ShardStatus | None:
-    """One shard's own figures, newer than what the registrar was last told; None if it does not answer."""
-    with grpc.insecure_channel(address, options=_CHANNEL_OPTIONS) as channel:
-        stub: Any = ShardStub(channel)
-        try:
-            status: ShardStatus = stub.Status(ShardStatusRequest(), timeout=timeout_seconds)
-        except grpc.RpcError:
-            return None
-        return status
+class ShardAsker:
+    """Asks shards for their own figures, all at once. One that cannot be reached from here is asked again now and then only."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, grpc.Channel] = {}
+        self._silent_until: dict[str, float] = {}
+
+    def ask(self, addresses: Iterable[str], timeout_seconds: float) -> dict[str, ShardStatus]:
+        """What those at these addresses say that answer in time, by address."""
+        started = time.monotonic()
+        questions = {
+            address: self._stub(address).Status.future(ShardStatusRequest(), timeout=timeout_seconds)
+            for address in addresses
+            if address and self._silent_until.get(address, 0.0) <= started
+        }
+        answers: dict[str, ShardStatus] = {}
+        for address, question in questions.items():
+            try:
+                answers[address] = question.result()
+            except (grpc.RpcError, grpc.FutureCancelledError):
+                self._silent_until[address] = time.monotonic() + _ASK_AGAIN_SECONDS
+        return answers
+
+    def close(self) -> None:
+        for channel in self._channels.values():
+            channel.close()
+
+    def _stub(self, address: str) -> Any:
+        if address not in self._channels:
+            self._channels[address] = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        return ShardStub(self._channels[address])
 
 
-def newest_status(client: StatusClient, addresses: Sequence[str] = (), timeout_seconds: float = 5.0) -> JobStatus:
-    """The job's status with every shard's figures of this moment; raises ServerUnreachableError.
+class JobWatch:
+    """Looks at one job again and again, from wherever shard 0 can be reached."""
 
-    The shards are those at `addresses`, or those that the registrar knows. One that does not answer keeps the
-    figures that the registrar was last told.
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._client = StatusClient(address)
+        self._shards = ShardAsker()
+
+    def look(self, timeout_seconds: float = 5.0) -> Look:
+        """What is known now; raises ServerUnreachableError. A shard that does not answer here is as the registrar knows it."""
+        status = self._client.ask(timeout_seconds)
+        seconds = time.monotonic()
+        known = [shard.address for shard in status.shards]
+        answers = self._shards.ask(known, min(timeout_seconds, _SHARD_SECONDS))
+        epochs = {shard.epoch for shard in status.shards}
+        answered = frozenset(address for address, answer in answers.items() if answer.epoch in epochs)
+        return Look(with_answers(status, answers), seconds, answered)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._shards.close()
+        self._client.__exit__(kind, error, trace)
+
+
+def newest_status(client: StatusClient, addresses: Sequence[str], timeout_seconds: float = 5.0) -> JobStatus:
+    """The job's status with the figures of this moment of the shards at `addresses`; raises ServerUnreachableError.
+
+    One that does not answer keeps the figures that the registrar was last told.
     """
     status = client.ask(timeout_seconds)
-    known = {shard.address: shard for shard in status.shards}
-    for address in addresses or list(known):
-        newer = ask_shard(address, timeout_seconds)
-        if newer is not None:
-            known.setdefault(address, ShardStatus()).CopyFrom(newer)
-    newest = sorted(known.values(), key=lambda shard: shard.shard)
+    asker = ShardAsker()
+    try:
+        return with_answers(status, asker.ask(addresses, timeout_seconds))
+    finally:
+        asker.close()
+
+
+def with_answers(status: JobStatus, answers: Mapping[str, ShardStatus]) -> JobStatus:
+    """Puts what shards said themselves in the place of what the registrar was told; returns `status`.
+
+    Somewhere else the same address may be that of another server: one that is not the registrar's does not count.
+    """
+    known = {shard.shard: shard for shard in status.shards}
+    for answer in answers.values():
+        if answer.shard not in known or known[answer.shard].epoch == answer.epoch:
+            known[answer.shard] = answer
+    newest = [known[number] for number in sorted(known)]
     del status.shards[:]
     status.shards.extend(newest)
     return status

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .environment import device_variables, process_environment, rank_variables
+from .log_settings import DEFAULT_LOGS, LogSettings
 from .processes import Child, Family, Stopping, pushpull_command
 from .worker_shape import WorkerShape
 
@@ -32,6 +33,7 @@ class WorkerStart:
     """That share this machine's cores in all."""
     patience_seconds: float | None = None
     """How long it tries to reach the servers; None is the usual."""
+    logs: LogSettings = DEFAULT_LOGS
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ def start_worker(family: Family, start: WorkerStart) -> WorkerProcesses:
     command += [] if start.worker_id is None else ["--id", str(start.worker_id)]
     command += [] if start.shape.layout is None else ["--layout", start.shape.layout]
     command += [] if start.patience_seconds is None else ["--patience-seconds", str(start.patience_seconds)]
+    command += start.logs.options()
     command += ["--metrics-listen", start.metrics_listen or "", "--guard-fd", str(family.guard_fd), *start.script]
     environment = process_environment(start.num_processes) | device_variables(start.first_process)
     num_ranks = start.shape.num_ranks

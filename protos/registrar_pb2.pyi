@@ -266,7 +266,7 @@ class JobStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "state", "clock", "report", "host", "pid", "layout", "ranks")
+    __slots__ = ("worker_id", "incarnation", "state", "clock", "report", "host", "pid", "layout", "ranks", "failure", "heard_seconds_ago", "reported_seconds_ago")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -276,6 +276,9 @@ class WorkerStatus(_message.Message):
     PID_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     RANKS_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    HEARD_SECONDS_AGO_FIELD_NUMBER: _ClassVar[int]
+    REPORTED_SECONDS_AGO_FIELD_NUMBER: _ClassVar[int]
     worker_id: int
     incarnation: int
     state: str
@@ -285,7 +288,10 @@ class WorkerStatus(_message.Message):
     pid: int
     layout: str
     ranks: _containers.RepeatedCompositeFieldContainer[WorkerReport]
-    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., state: _Optional[str] = ..., clock: _Optional[int] = ..., report: _Optional[_Union[WorkerReport, _Mapping]] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., layout: _Optional[str] = ..., ranks: _Optional[_Iterable[_Union[WorkerReport, _Mapping]]] = ...) -> None: ...
+    failure: str
+    heard_seconds_ago: float
+    reported_seconds_ago: float
+    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., state: _Optional[str] = ..., clock: _Optional[int] = ..., report: _Optional[_Union[WorkerReport, _Mapping]] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., layout: _Optional[str] = ..., ranks: _Optional[_Iterable[_Union[WorkerReport, _Mapping]]] = ..., failure: _Optional[str] = ..., heard_seconds_ago: _Optional[float] = ..., reported_seconds_ago: _Optional[float] = ...) -> None: ...
 
 class Summary(_message.Message):
     __slots__ = ("count", "sum", "max")
@@ -298,7 +304,7 @@ class Summary(_message.Message):
     def __init__(self, count: _Optional[int] = ..., sum: _Optional[float] = ..., max: _Optional[float] = ...) -> None: ...
 
 class ShardStatus(_message.Message):
-    __slots__ = ("shard", "address", "epoch", "num_blocks", "parameter_bytes", "bytes_pushed", "bytes_pulled", "elements_pushed", "steps_applied", "duplicates_dropped", "pushes_refused", "version_staleness", "clock_lag", "pulls_waited", "round", "peak_memory_bytes", "non_finite_sums", "draining")
+    __slots__ = ("shard", "address", "epoch", "num_blocks", "parameter_bytes", "bytes_pushed", "bytes_pulled", "elements_pushed", "steps_applied", "duplicates_dropped", "pushes_refused", "version_staleness", "clock_lag", "pulls_waited", "round", "peak_memory_bytes", "non_finite_sums", "staged_bytes", "memory_bytes", "reported_seconds_ago", "draining")
     class PushesRefusedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -323,6 +329,9 @@ class ShardStatus(_message.Message):
     ROUND_FIELD_NUMBER: _ClassVar[int]
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     NON_FINITE_SUMS_FIELD_NUMBER: _ClassVar[int]
+    STAGED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    REPORTED_SECONDS_AGO_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     shard: int
     address: str
@@ -341,11 +350,14 @@ class ShardStatus(_message.Message):
     round: int
     peak_memory_bytes: int
     non_finite_sums: int
+    staged_bytes: int
+    memory_bytes: int
+    reported_seconds_ago: float
     draining: bool
-    def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., epoch: _Optional[int] = ..., num_blocks: _Optional[int] = ..., parameter_bytes: _Optional[int] = ..., bytes_pushed: _Optional[int] = ..., bytes_pulled: _Optional[int] = ..., elements_pushed: _Optional[int] = ..., steps_applied: _Optional[int] = ..., duplicates_dropped: _Optional[int] = ..., pushes_refused: _Optional[_Mapping[str, int]] = ..., version_staleness: _Optional[_Union[Summary, _Mapping]] = ..., clock_lag: _Optional[_Union[Summary, _Mapping]] = ..., pulls_waited: _Optional[int] = ..., round: _Optional[int] = ..., peak_memory_bytes: _Optional[int] = ..., non_finite_sums: _Optional[int] = ..., draining: _Optional[bool] = ...) -> None: ...
+    def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., epoch: _Optional[int] = ..., num_blocks: _Optional[int] = ..., parameter_bytes: _Optional[int] = ..., bytes_pushed: _Optional[int] = ..., bytes_pulled: _Optional[int] = ..., elements_pushed: _Optional[int] = ..., steps_applied: _Optional[int] = ..., duplicates_dropped: _Optional[int] = ..., pushes_refused: _Optional[_Mapping[str, int]] = ..., version_staleness: _Optional[_Union[Summary, _Mapping]] = ..., clock_lag: _Optional[_Union[Summary, _Mapping]] = ..., pulls_waited: _Optional[int] = ..., round: _Optional[int] = ..., peak_memory_bytes: _Optional[int] = ..., non_finite_sums: _Optional[int] = ..., staged_bytes: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., reported_seconds_ago: _Optional[float] = ..., draining: _Optional[bool] = ...) -> None: ...
 
 class JobStatus(_message.Message):
-    __slots__ = ("job", "phase", "round", "workers", "shards", "lease_expiries", "failures", "split_steps", "longest_round_gap_seconds", "ending")
+    __slots__ = ("job", "phase", "round", "workers", "shards", "lease_expiries", "failures", "split_steps", "longest_round_gap_seconds", "age_seconds", "clock", "ending")
     JOB_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -355,6 +367,8 @@ class JobStatus(_message.Message):
     FAILURES_FIELD_NUMBER: _ClassVar[int]
     SPLIT_STEPS_FIELD_NUMBER: _ClassVar[int]
     LONGEST_ROUND_GAP_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_FIELD_NUMBER: _ClassVar[int]
     ENDING_FIELD_NUMBER: _ClassVar[int]
     job: _common_pb2.JobSpecification
     phase: str
@@ -365,8 +379,10 @@ class JobStatus(_message.Message):
     failures: int
     split_steps: int
     longest_round_gap_seconds: float
+    age_seconds: float
+    clock: int
     ending: str
-    def __init__(self, job: _Optional[_Union[_common_pb2.JobSpecification, _Mapping]] = ..., phase: _Optional[str] = ..., round: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., lease_expiries: _Optional[int] = ..., failures: _Optional[int] = ..., split_steps: _Optional[int] = ..., longest_round_gap_seconds: _Optional[float] = ..., ending: _Optional[str] = ...) -> None: ...
+    def __init__(self, job: _Optional[_Union[_common_pb2.JobSpecification, _Mapping]] = ..., phase: _Optional[str] = ..., round: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., lease_expiries: _Optional[int] = ..., failures: _Optional[int] = ..., split_steps: _Optional[int] = ..., longest_round_gap_seconds: _Optional[float] = ..., age_seconds: _Optional[float] = ..., clock: _Optional[int] = ..., ending: _Optional[str] = ...) -> None: ...
 
 class Member(_message.Message):
     __slots__ = ("worker_id", "incarnation", "active", "first_round", "start_clock", "observer", "num_ranks")

@@ -9,7 +9,7 @@ class Acknowledgements:
     def __init__(self, num_shards: int) -> None:
         self._views = dict.fromkeys(range(num_shards), 0)
         self._without_plan = set(range(num_shards))
-        self._status: dict[int, ShardStatus] = {}
+        self._status: dict[int, tuple[float, ShardStatus]] = {}
 
     def plan_installed(self, shard: int) -> None:
         """The shard has made its blocks."""
@@ -19,9 +19,9 @@ class Acknowledgements:
         """The shard listens to the members of this view."""
         self._views[shard] = max(self._views[shard], number)
 
-    def status(self, shard: int, status: ShardStatus) -> None:
+    def status(self, now: float, shard: int, status: ShardStatus) -> None:
         """The shard's figures."""
-        self._status[shard] = status
+        self._status[shard] = now, status
 
     @property
     def first_without_plan(self) -> int | None:
@@ -32,7 +32,12 @@ class Acknowledgements:
         """Every shard has installed this view or a newer one."""
         return min(self._views.values())
 
-    @property
-    def statuses(self) -> list[ShardStatus]:
-        """As last said, by shard."""
-        return [status for _, status in sorted(self._status.items())]
+    def statuses(self, now: float) -> list[ShardStatus]:
+        """As last said, by shard, and how long ago."""
+        statuses = []
+        for _, (said_at, said) in sorted(self._status.items()):
+            status = ShardStatus()
+            status.CopyFrom(said)
+            status.reported_seconds_ago = max(0.0, now - said_at)
+            statuses.append(status)
+        return statuses

@@ -5,8 +5,10 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
+from ..protos.common_pb2 import ErrorCode
 from ..protos.shard_pb2 import Outcome, ShardMessage
 from .blocks import Bundle
 from .effects import AnswerPull, PullTicket, Tell
@@ -15,6 +17,8 @@ from .metrics import ServerMetrics
 from .shard import Shard
 from .statistics import ShardStatistics
 from .streams import Streams
+
+log = structlog.get_logger(__name__)
 
 
 class Answers:
@@ -37,6 +41,10 @@ class Answers:
         if not outcome.duplicate:
             kind = Outcome.Kind.Name(outcome.kind).removeprefix("KIND_").lower()
             self._metrics.pushes.labels(outcome=kind).inc()
+            if outcome.kind == Outcome.KIND_REFUSED:
+                code = ErrorCode.Name(outcome.code)
+                worker = effect.keys[0].worker_id if effect.keys else None
+                log.warning("step refused", worker=worker, step=outcome.step, reason=code, message=outcome.message)
             asked = [self._asked_at[key] for key in effect.keys if key in self._asked_at]
             if asked:
                 self._metrics.push_seconds.observe(time.monotonic() - min(asked))

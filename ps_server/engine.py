@@ -92,6 +92,11 @@ class Engine:
         self._link = link
 
     @property
+    def job_id(self) -> str:
+        """Empty until the plan is installed."""
+        return "" if self._shard is None else self._shard.job.job_id
+
+    @property
     def trained(self) -> bool:
         """Whether the shard holds initialised parameters."""
         return self._shard is not None and self._shard.state.ready
@@ -355,6 +360,7 @@ class Engine:
                 self._runner = JobRunner(self, shard.store.bundles, self._num_apply_threads, self._lock)
                 shard.state.install_view(self._view)
             self._metrics.job_id = order.job.job_id
+            log.info("plan installed", blocks=len(shard.store.blocks), parameter_bytes=shard.store.parameter_bytes)
         self.report(ShardReport(plan_installed=PlanInstalled(fingerprint=order.plan.fingerprint)))
 
     def _initialise(self, order: Initialise) -> None:

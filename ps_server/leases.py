@@ -25,6 +25,11 @@ class Leases:
         if rank in ranks:
             ranks[rank] = now + self._lease_seconds
 
+    def silent_seconds(self, incarnation: int, now: float) -> float:
+        """Since the last sign of life of the rank that has been silent longest; 0 for an incarnation without a lease."""
+        deadlines = self._deadlines.get(incarnation, {}).values()
+        return max((max(0.0, now + self._lease_seconds - deadline) for deadline in deadlines), default=0.0)
+
     def end(self, incarnation: int) -> None:
         """Forgets an incarnation."""
         self._deadlines.pop(incarnation, None)

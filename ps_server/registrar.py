@@ -36,6 +36,8 @@ from .start import Start
 
 MOST_RANKS = 1024
 """Of one worker."""
+MOST_FAILURE_CHARACTERS = 500
+"""Of what is kept of why a worker failed."""
 
 
 class Registrar:
@@ -192,7 +194,7 @@ class Registrar:
             ServerDrainingError: the job is over; while its last round is open, steps are waited for.
         """
         self._ending.check_not_over()
-        self._roster.caller(now, worker_id, incarnation, rank).reports[rank].CopyFrom(report)
+        self._roster.caller(now, worker_id, incarnation, rank).take_report(now, rank, report)
 
     def deal(self, now: float, request: DealRequest) -> DealResponse:
         """Deals lots of data; see `dealing.py`."""
@@ -222,19 +224,20 @@ class Registrar:
         worker = self._roster.find(worker_id, incarnation)
         if worker is None:
             return
-        worker.check_rank(rank)
-        worker.reports[rank].CopyFrom(report)
+        worker.take_report(now, rank, report)
         if not worker.live:
             return
         if rank > 0 and not failure and not whole_worker:
             self._roster.end_rank(worker, rank)
             return
+        worker.failure = failure[:MOST_FAILURE_CHARACTERS]
         self._end(worker, "failed" if failure else "left", ErrorCode.BAD_STEP)
         self.failures += bool(failure)
         self._publish_view()
 
-    def shard_statuses(self) -> list[ShardStatus]:
-        return self._acknowledged.statuses
+    def shard_statuses(self, now: float) -> list[ShardStatus]:
+        """As shards said last."""
+        return self._acknowledged.statuses(now)
 
     @property
     def agreed(self) -> tuple[Plan, OptimizerSpecification] | None:
@@ -275,7 +278,7 @@ class Registrar:
             case "alive":
                 self._roster.renew(now, report.alive)
             case "status":
-                self._acknowledged.status(shard, report.status)
+                self._acknowledged.status(now, shard, report.status)
             case "norms":
                 order = RegistrarOrder(norms=report.norms)
                 order.norms.shard = shard

@@ -40,6 +40,7 @@ from .links import LinkedShard, OrderStream
 from .metrics import ServerMetrics
 from .order_log import OrderLog
 from .registrar import Registrar
+from .roster_log import RosterLog
 from .rpc import refusing
 
 log = structlog.get_logger(__name__)
@@ -59,6 +60,9 @@ class RegistrarService(RegistrarServicer):
         self._tick_seconds = tick_seconds
         # Incarnations of an earlier life of this address must not be granted again: they start from the calendar's time.
         self._registrar = Registrar(settings, num_shards, tick_seconds, time.time_ns())
+        self._started_at = time.monotonic()
+        self._roster_log = RosterLog()
+        self._logged: tuple[str, int] | None = None
         self._changed = threading.Condition()
         self._log = OrderLog()
         self._addresses: list[str | None] = [None] * num_shards
@@ -119,13 +123,6 @@ class RegistrarService(RegistrarServicer):
                 )
                 raise
             response.job.CopyFrom(self._job())
-            log.info(
-                "worker joined",
-                worker=response.worker_id,
-                incarnation=response.incarnation,
-                host=request.host,
-                ranks=max(1, request.num_ranks),
-            )
             return response
 
     def Enrol(self, request: EnrolRequest, context: grpc.ServicerContext) -> EnrolResponse:
@@ -178,23 +175,24 @@ class RegistrarService(RegistrarServicer):
             self._send_orders()
             if not self._registrar.ending:  # else shards may be gone already, and nothing comes behind this
                 self._wait_for_view()
-            log.info("worker left", worker=request.worker_id, rank=request.rank, failure=request.failure or None)
             return LeaveResponse()
 
     def Status(self, request: JobStatusRequest, context: grpc.ServicerContext) -> JobStatus:
         with self._changed:
-            registrar = self._registrar
+            registrar, now = self._registrar, time.monotonic()
             return JobStatus(
                 job=self._job(),
                 phase=registrar.phase,
                 round=registrar.rounds_closed,
-                workers=registrar.roster.statuses(),
-                shards=registrar.shard_statuses(),
+                workers=registrar.roster.statuses(now),
+                shards=registrar.shard_statuses(now),
                 lease_expiries=registrar.lease_expiries,
                 failures=registrar.failures,
                 split_steps=registrar.roster.split_steps,
                 longest_round_gap_seconds=registrar.longest_round_gap_seconds,
                 ending=registrar.ending,
+                age_seconds=now - self._started_at,
+                clock=registrar.job_clock,
             )
 
     def Link(self, request_iterator: Iterator[ShardReport], context: grpc.ServicerContext) -> Iterator[RegistrarOrder]:
@@ -239,6 +237,7 @@ class RegistrarService(RegistrarServicer):
                 old.end()
             stream = self._streams[shard] = OrderStream()
             self._addresses[shard], self._epochs[shard] = hello.address, hello.epoch
+            log.info("shard linked", linked=shard, address=hello.address)
             for order in missed:
                 stream.put(order)
             self._changed.notify_all()
@@ -266,9 +265,15 @@ class RegistrarService(RegistrarServicer):
                     order.install_plan.job.CopyFrom(self._job())
                 case "close":
                     self._observe_round()
+                    workers = [contribution.worker_id for contribution in order.close.contributions]
+                    log.debug("round closed", round=order.close.round, workers=workers)
             self._log.add(order)
             for stream in self._streams.values():
                 stream.put(order)
+        seen = self._registrar.phase, self._registrar.view_number
+        if seen != self._logged:
+            self._logged = seen
+            self._roster_log.observe(self._registrar.phase, self._registrar.roster)
         self._changed.notify_all()
 
     def _wait_for_view(self) -> None:

@@ -34,8 +34,12 @@ class Worker:
     """Newest step applied, by shard."""
     reports: list[WorkerReport] = field(default_factory=list)
     """As each rank said last, by rank."""
+    reported_at: float = 0.0
+    """When rank 0 said last how it is."""
     silent_rank: int | None = None
     """Whose lease ran out."""
+    failure: str = ""
+    """What went wrong, as it said itself."""
 
     def __post_init__(self) -> None:
         self.reports = [WorkerReport() for _ in range(self.num_ranks)]
@@ -54,6 +58,13 @@ class Worker:
                 for name, value in theirs.items():
                     mine.setdefault(name, value)
         return merged
+
+    def take_report(self, now: float, rank: int, report: WorkerReport) -> None:
+        """Of one rank; raises BadRequestError for one that the worker does not have."""
+        self.check_rank(rank)
+        self.reports[rank].CopyFrom(report)
+        if rank == 0:
+            self.reported_at = now
 
     def check_rank(self, rank: int) -> None:
         """Raises BadRequestError for a rank that the worker does not have."""
@@ -106,6 +117,7 @@ class Roster:
             num_ranks=max(1, request.num_ranks),
             layout=request.layout,
             last_progress=now,
+            reported_at=now,
         )
         if previous is not None:
             worker.life = previous.life + 1
@@ -207,7 +219,7 @@ class Roster:
         view.fences.extend(fence for _, fence in sorted(self._fences.items()))
         return view
 
-    def statuses(self) -> list[WorkerStatus]:
+    def statuses(self, now: float) -> list[WorkerStatus]:
         """Of every trainer there has been, by id."""
         return [
             WorkerStatus(
@@ -220,6 +232,9 @@ class Roster:
                 pid=worker.pid,
                 layout=worker.layout,
                 ranks=worker.reports,
+                failure=worker.failure,
+                heard_seconds_ago=self._leases.silent_seconds(worker.incarnation, now),
+                reported_seconds_ago=max(0.0, now - worker.reported_at),
             )
             for worker in self
             if not worker.observer

@@ -5,10 +5,13 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 import grpc
+import structlog
 
 from ..protos.common_pb2 import ErrorCode
-from ..protos.errors import ERROR_CODE_METADATA_KEY, STATUS_OF, PushpullError, code_of
+from ..protos.errors import ERROR_CODE_METADATA_KEY, STATUS_OF, PushpullError, RetryableError, code_of
 from .metrics import ServerMetrics
+
+log = structlog.get_logger(__name__)
 
 
 def refuse(context: grpc.ServicerContext, error: PushpullError, metrics: ServerMetrics) -> NoReturn:
@@ -16,6 +19,9 @@ def refuse(context: grpc.ServicerContext, error: PushpullError, metrics: ServerM
     code = code_of(error)
     name = ErrorCode.Name(code)
     metrics.refusals.labels(reason=name).inc()
+    # That a caller should ask again is no news; that it may not is for whoever runs it.
+    say = log.debug if isinstance(error, RetryableError) else log.warning
+    say("call refused", reason=name, message=str(error), peer=context.peer())
     context.set_trailing_metadata(((ERROR_CODE_METADATA_KEY, name),))
     context.abort(STATUS_OF[code], str(error))
     raise AssertionError("abort() raises")

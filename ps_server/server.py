@@ -63,6 +63,7 @@ class Server:
             check_pull_codec(config.job)
         self._config = config
         self._epoch = secrets.randbits(63)
+        self._job_id = secrets.token_hex(8) if config.job is not None and config.shard == 0 else ""
         self._metrics = ServerMetrics(CollectorRegistry(), config.shard)
         self._engine = Engine(config, self._metrics, self._epoch, self._fail)
         self._failure: Exception | None = None
@@ -114,6 +115,11 @@ class Server:
     def wait_for_end(self) -> None:
         """Returns when the end has begun: by `drain`, by `stop`, by the end of the job, or by an error."""
         self._ending.wait()
+
+    @property
+    def job_id(self) -> str:
+        """The job that this server serves; empty until it is known."""
+        return self._job_id or self._engine.job_id
 
     def wait(self) -> None:
         """Returns when the server has stopped; raises what made it unable to go on."""
@@ -186,9 +192,7 @@ class Server:
         if job.memory_bytes is None:
             job = replace(job, memory_bytes=memory_limit_bytes())
         tick_seconds = min(0.25, job.lease_seconds / 10)
-        self._registrar = RegistrarService(
-            job, self._config.num_shards, secrets.token_hex(8), tick_seconds, self._metrics
-        )
+        self._registrar = RegistrarService(job, self._config.num_shards, self._job_id, tick_seconds, self._metrics)
         add_RegistrarServicer_to_server(self._registrar, self._grpc)
 
     def _link_up(self) -> None:

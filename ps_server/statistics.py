@@ -5,6 +5,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import psutil
+
 from ..protos.registrar_pb2 import ShardStatus, Summary
 from .metrics import ServerMetrics
 from .shard import Shard
@@ -38,6 +40,7 @@ class ShardStatistics:
         self.non_finite_sums = 0
         self.version_staleness = Distribution()
         self.clock_lag = Distribution()
+        self._process = psutil.Process()
 
     def pushed(self, num_bytes: int, num_elements: int) -> None:
         self.bytes_pushed += num_bytes
@@ -75,6 +78,7 @@ class ShardStatistics:
             version_staleness=self.version_staleness.message(),
             clock_lag=self.clock_lag.message(),
             peak_memory_bytes=peak_memory_bytes(),
+            memory_bytes=self._process.memory_info().rss,
             non_finite_sums=self.non_finite_sums,
         )
         if shard is not None:
@@ -86,6 +90,7 @@ class ShardStatistics:
             status.pushes_refused.update(counters.pushes_refused)
             status.pulls_waited = counters.pulls_waited
             status.round = shard.state.round
+            status.staged_bytes = shard.state.staged_bytes
         return status
 
     def refused(self, reasons: Mapping[str, int], seen: dict[str, int]) -> None:

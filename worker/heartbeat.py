@@ -8,6 +8,7 @@ import grpc
 
 from ..protos.errors import FencedError, PushpullError, ServerDrainingError, error_of_call
 from ..protos.registrar_pb2 import WorkerReport
+from .identity import same_identity
 from .registrar_client import RegistrarClient
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class Heartbeat:
         self._report = report
         self._on_end = on_end
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="pushpull-heartbeat", daemon=True)
+        self._thread = threading.Thread(target=same_identity(self._run), name="pushpull-heartbeat", daemon=True)
 
     def start(self) -> None:
         self._thread.start()

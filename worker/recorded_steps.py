@@ -93,6 +93,7 @@ class RecordedSteps:
                     bytes_pushed=pushed,
                     bytes_pulled=pulled,
                     bytes_resent=resent,
+                    clock_lag=max(0, replica.position.own_clock - replica.position.smallest_clock),
                 )
             )
         return kind

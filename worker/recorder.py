@@ -68,6 +68,8 @@ class StepSummary:
     bytes_pushed: int
     bytes_pulled: int
     bytes_resent: int
+    clock_lag: int = 0
+    """Clocks that this worker was ahead of the slowest when the values came that it holds now."""
 
 
 class StepObserver(Protocol):

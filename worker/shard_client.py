@@ -19,6 +19,7 @@ from ..protos.errors import (
 )
 from ..protos.shard_pb2 import Hello, Values, Welcome, WorkerMessage
 from .channel import open_channel
+from .identity import same_identity
 from .open_exchange import OpenExchange, OpenStep, OpenUpload
 from .retry import Patience
 from .wire import Received, receive
@@ -85,7 +86,9 @@ class ShardClient:
         self._call: grpc.Call | None = None
         self._epoch: int | None = None
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"pushpull-shard-{target.shard}", daemon=True)
+        self._thread = threading.Thread(
+            target=same_identity(self._run), name=f"pushpull-shard-{target.shard}", daemon=True
+        )
 
     @property
     def exchange(self) -> OpenExchange | None:

@@ -20,12 +20,14 @@ from .data_ledger import DataLedger
 from .ending import EXIT_STATUS, EndOnSigterm, failure_text
 from .expectations import check_expectations
 from .gpu_readings import GpuReadings
+from .identity import Identity, assume
 from .learning_rate import LearningRateFactor, LearningRateScaling
 from .local_updates import LocalUpdates, OuterSettings
 from .membership import Membership
 from .metrics import WorkerMetrics
 from .optimizer import RemoteOptimizer
 from .optimizer_values import check_supported
+from .progress_log import ProgressLog
 from .ranks.grad_scaler import RankGradScaler
 from .ranks.start import layout_mesh, layout_with, open_ranks
 from .readings import FAMILIES, WorkerReadings
@@ -58,7 +60,6 @@ class Worker:
             if config.metrics_listen
             else None
         )
-        self._recorder = Recorder(self._metrics)
         self._ledger = DataLedger()
         self._epoch = 0
         self._closed = False
@@ -72,11 +73,15 @@ class Worker:
         self._registrar = RegistrarClient(
             config.servers[0], config.patience_seconds, "patience_seconds", self._ranks.rank
         )
+        identity = Identity(self._registrar)
+        assume(identity)
+        self._recorder = Recorder(self._metrics, ProgressLog(identity, lambda: self._recorder.report()))
         try:
             named = "" if config.layout is None else config.layout.spec
             self._membership = Membership(self._registrar, config.worker_id, self._ranks, named, self._recorder.report)
             self._sigterm.leave = self._membership.leave_at_once
             self._training = Training(self._membership, self._ranks, self._ledger)
+            identity.job = self._membership.job.job_id
         except BaseException:
             self._close_quietly()
             raise
@@ -85,6 +90,7 @@ class Worker:
             self.layout = config.layout or layout_with(config.num_ranks, self._membership.job.layouts)
             """How the ranks of this worker split the model."""
             self._show()
+            logger.info("worker %d has joined the job at %s", self.id, self._registrar.address)
         except BaseException as error:
             self.close(str(error))
             raise

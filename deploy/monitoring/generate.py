@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from .catalogue import DASHBOARDS
-from .grafana import dashboard_json
+from .rendering import dashboard_json
 
 FOLDER = Path(__file__).resolve().parent / "dashboards"
 RUNBOOKS = "docs/alerts.md"

@@ -55,7 +55,7 @@ def lines() -> queue.Queue[str]:
 
 @pytest.fixture
 def family(lines: queue.Queue[str]) -> Iterator[Family]:
-    with Family(lines.put) as family:
+    with Family(lambda name, line: lines.put(f"[{name}] {line}")) as family:
         yield family
 
 
@@ -127,7 +127,7 @@ def test_an_impatient_stop_does_not_wait_for_the_grace(family: Family, lines: qu
 
 
 def test_leaving_the_family_kills_what_still_runs(lines: queue.Queue[str]) -> None:
-    with Family(lines.put) as family:
+    with Family(lambda name, line: lines.put(f"[{name}] {line}")) as family:
         start(family, *python(FAMILY_SCRIPT, "deaf"))
         pids = pids_said(lines)
     wait_until(lambda: all(map(is_gone, pids)), "the end of the family")
@@ -142,7 +142,7 @@ def test_a_killed_launcher_leaves_nothing(tmp_path: Path, kind: str, guarded: bo
     program = (
         "import os, sys, time\n"
         "from pushpull.deploy.processes import Family\n"
-        "with Family(lambda line: print(line, flush=True)) as family:\n"
+        "with Family(lambda name, line: print(f'[{name}] {line}', flush=True)) as family:\n"
         f"    command = [sys.executable, {str(script)!r}, {kind!r}, str(family.guard_fd)]\n"
         "    family.start('worker 0', command, dict(os.environ))\n"
         "    time.sleep(600)\n"

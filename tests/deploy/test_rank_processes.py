@@ -94,7 +94,7 @@ def test_a_rank_that_dies_ends_its_worker_and_nobody_elses(launch: Callable[...,
 @pytest.fixture
 def family() -> Iterator[Family]:
     lines: queue.Queue[str] = queue.Queue()
-    with Family(lines.put) as family:
+    with Family(lambda name, line: lines.put(f"[{name}] {line}")) as family:
         yield family
 
 

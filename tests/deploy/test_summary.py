@@ -8,8 +8,8 @@ import pytest
 
 from pushpull.deploy.figures import figures_of
 from pushpull.deploy.job import Job
+from pushpull.deploy.json_values import plain
 from pushpull.deploy.progress import Pace, PlainDisplay, grouped, in_bytes, progress_line
-from pushpull.deploy.run import plain, show_status
 from pushpull.deploy.summary import RunEnd, WorkerEnd, count_failures, summary_object, summary_page
 from pushpull.protos.common_pb2 import JobSpecification, Mode
 from pushpull.protos.registrar_pb2 import JobStatus, ShardStatus, Summary, WorkerReport, WorkerStatus
@@ -260,17 +260,3 @@ def test_every_rank_of_a_launched_worker_is_launched() -> None:
     status = JobStatus(workers=[a_worker(0, pid=78, state="failed")], failures=1)
     end = WorkerEnd(worker_id=0, pids=(77, 78), exit_status=-9, how="rank 1 was killed by SIGKILL")
     assert count_failures(status, [end]) == 1
-
-
-def test_the_status_lists_the_ranks_of_workers_that_have_several(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    seen = JobStatus(workers=[a_worker(0, state="active"), two_ranks(worker_id=1)])
-    monkeypatch.setattr("pushpull.deploy.run.newest_status", lambda client: seen)
-    show_status("127.0.0.1:1", as_json=False)
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["1", "tp2", "0", "1.0", "kB", "2.0", "kB", "3.0", "MB", "-"] in rows
-    assert ["1", "tp2", "1", "10", "B", "20", "B", "30", "B", "4.0", "GB"] in rows
-    show_status("127.0.0.1:1", as_json=True)
-    ranks = json.loads(capsys.readouterr().out)["workers"][1]["ranks"]
-    assert [rank["bytes_pushed"] for rank in ranks] == [1000, 10]

@@ -52,7 +52,7 @@ class TestIncarnations:
         script = Script()
         script.join(role=Role.ROLE_OBSERVER)
         assert script.registrar.num_workers == 0
-        assert script.registrar.roster.statuses() == []
+        assert script.registrar.roster.statuses(0.0) == []
 
 
 class TestStart:

@@ -40,7 +40,7 @@ class Job:
 
     @property
     def states(self) -> list[str]:
-        return [status.state for status in self.registrar.roster.statuses()]
+        return [status.state for status in self.registrar.roster.statuses(0.0)]
 
 
 def test_views_say_how_many_streams_make_up_a_worker() -> None:
@@ -117,7 +117,7 @@ class TestEnds:
         job.registrar.leave(job.now, *job.wide, WorkerReport(num_steps=9), "", rank=2)
         job.pass_time(5.0, ranks=(0, 1))
         assert job.states == ["joined", "joined"]
-        assert job.registrar.roster.statuses()[0].ranks[2].num_steps == 9
+        assert job.registrar.roster.statuses(0.0)[0].ranks[2].num_steps == 9
 
     @pytest.mark.parametrize("rank", [0, 1])
     def test_a_failure_of_any_rank_ends_the_worker_once(self, rank: int) -> None:
@@ -131,7 +131,7 @@ class TestEnds:
         job = Job()
         job.registrar.leave(job.now, *job.wide, NOTHING, "", rank=0)
         job.registrar.leave(job.now, *job.wide, WorkerReport(bytes_pushed=7), "", rank=1)
-        assert job.registrar.roster.statuses()[0].ranks[1].bytes_pushed == 7
+        assert job.registrar.roster.statuses(0.0)[0].ranks[1].bytes_pushed == 7
 
 
 class TestFigures:
@@ -139,7 +139,7 @@ class TestFigures:
         job = Job()
         for rank in range(3):
             job.beat(rank, WorkerReport(num_steps=10 + rank, bytes_pushed=100 * rank))
-        wide, plain = job.registrar.roster.statuses()
+        wide, plain = job.registrar.roster.statuses(0.0)
         assert [report.bytes_pushed for report in wide.ranks] == [0, 100, 200]
         assert (wide.report.num_steps, wide.layout) == (10, "tp3")
         assert (len(plain.ranks), plain.layout) == (1, "")
@@ -149,7 +149,7 @@ class TestFigures:
         job.beat(0, WorkerReport(metrics={"lr": 0.1}))
         job.beat(1, WorkerReport(metrics={"lr": 9.0, "loss": 2.0}, first_metrics={"loss": 4.0}))
         job.beat(2, WorkerReport(metrics={"loss": 3.0}, first_metrics={"loss": 5.0}))
-        wide, _ = job.registrar.roster.statuses()
+        wide, _ = job.registrar.roster.statuses(0.0)
         assert dict(wide.report.metrics) == {"lr": 0.1, "loss": 2.0}
         assert dict(wide.report.first_metrics) == {"loss": 4.0}
         assert dict(wide.ranks[0].metrics) == {"lr": 0.1}

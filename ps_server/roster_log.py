@@ -1,0 +1,46 @@
+"""Tells people who came, who counts and who went. What it says follows from the roster alone."""
+
+from collections.abc import Iterable
+
+import structlog
+
+from .roster import Worker
+
+log = structlog.get_logger(__name__)
+
+_WARNINGS = ("failed", "expired", "replaced")
+
+
+class RosterLog:
+    """Compares the roster with what it was, and says what has changed."""
+
+    def __init__(self) -> None:
+        self._states: dict[int, tuple[int, str]] = {}
+        self._phase = ""
+
+    def observe(self, phase: str, workers: Iterable[Worker]) -> None:
+        """Called after calls and ticks that may have changed something."""
+        if phase != self._phase:
+            self._phase = phase
+            log.info("phase", phase=phase)
+        for worker in workers:
+            before, state = self._states.get(worker.worker_id), (worker.incarnation, worker.state)
+            if before == state:
+                continue
+            self._states[worker.worker_id] = state
+            if before is not None and before[0] != worker.incarnation and before[1] in ("joined", "enrolled", "active"):
+                log.warning("worker replaced", worker=worker.worker_id, incarnation=before[0])
+            self._tell(worker, is_new=before is None or before[0] != worker.incarnation)
+
+    def _tell(self, worker: Worker, is_new: bool) -> None:
+        who = {"worker": worker.worker_id, "incarnation": worker.incarnation, "host": worker.host}
+        if worker.observer:
+            log.debug(f"observer {worker.state}", **who)
+        elif is_new:
+            log.info("worker joined", **who, ranks=worker.num_ranks, layout=worker.layout or None, life=worker.life)
+        elif worker.state == "expired":
+            log.warning("worker expired", **who, silent=worker.who_was_silent, clock=worker.clock)
+        elif worker.state == "failed":
+            log.warning("worker failed", **who, failure=worker.failure, clock=worker.clock)
+        else:
+            log.info(f"worker {worker.state}", **who, clock=worker.clock)
