@@ -79,6 +79,15 @@ def test_the_runbook_of_refusals_knows_every_reason() -> None:
     assert set(re.findall(r"`([A-Z][A-Z_]+)`", runbook)) == set(REASONS)
 
 
+def test_an_alert_that_uses_a_recording_stands_behind_it_in_its_group() -> None:
+    """Groups are evaluated at the same time: an alert in another group would see the newest value, or the one before."""
+    for group in yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"]:
+        known: set[str] = set()
+        for rule in group["rules"]:
+            assert set(re.findall(r"\b\w+:\w+:\w+", rule["expr"])) <= known, rule
+            known |= {rule["record"]} if "record" in rule else set()
+
+
 def test_promtool_accepts_the_rules() -> None:
     checked = promtool("check", "rules", "alerts.yaml")
     assert checked.returncode == 0, checked.stdout + checked.stderr
