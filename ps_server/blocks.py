@@ -76,6 +76,7 @@ class BlockStore:
         self.num_elements = start
         self.block_elements: NDArray[np.int64] = np.array([b.num_elements for b in self.blocks], dtype=np.int64)
         """Of each block."""
+        self._optimised = np.array([block.group >= 0 for block in self.blocks], dtype=np.bool_)
         self.position_of = {block.block_id: position for position, block in enumerate(self.blocks)}
         self.values = torch.zeros(start)
         self._array: NDArray[np.float32] = self.values.numpy()
@@ -98,8 +99,8 @@ class BlockStore:
     @property
     def version_spread(self) -> int:
         """Largest minus smallest version of the blocks that are optimised, in updates."""
-        versions = [self.versions[position] for position, block in enumerate(self.blocks) if block.group >= 0]
-        return int(max(versions) - min(versions)) if versions else 0
+        versions = self.versions[self._optimised]
+        return int(versions.max() - versions.min()) if versions.size else 0
 
     @property
     def parameter_bytes(self) -> int:

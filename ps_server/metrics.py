@@ -58,7 +58,7 @@ class ServerMetrics:
             "optimizer_step_seconds", "Reduce, optimizer and publication of one step or round.", SECONDS
         )
         self.round_seconds = histogram(
-            "round_seconds", "From the closing of a round to that of the next; shard 0 only.", ROUND_SECONDS
+            "round_seconds", "From the closing of a round to that of the next.", ROUND_SECONDS
         )
         self.non_finite = counter("non_finite_sums_total", "Blocks left untouched because their sum was not finite.")
         # From 0 on: of a counter that begins at 1, Prometheus does not see the first.

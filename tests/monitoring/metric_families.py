@@ -1,17 +1,19 @@
 """Every metric that a process of ours can show, with its type and labels, read from the code that shows it."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.metrics_core import Metric
 from prometheus_client.process_collector import ProcessCollector
 
-from pushpull.protos.exposition import Readings
+from pushpull.protos.exposition import Family
 from pushpull.ps_server import job_readings, shard_readings
 from pushpull.ps_server.metrics import ServerMetrics
 from pushpull.worker import gpu_readings, readings
 from pushpull.worker.metrics import WorkerMetrics
+
+Metrics = TypeVar("Metrics", ServerMetrics, WorkerMetrics)
 
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
@@ -28,22 +30,30 @@ class Shown:
     text: str
 
 
+SERVER_FAMILIES = (*shard_readings.FAMILIES, *job_readings.FAMILIES)
+WORKER_FAMILIES = (*readings.FAMILIES, *gpu_readings.FAMILIES)
+
+
+def server_registry() -> CollectorRegistry:
+    """As a server shows it, with one sample of everything that is read."""
+    return _with_samples(ServerMetrics(CollectorRegistry(), 0), SERVER_FAMILIES).shown
+
+
+def worker_registry() -> CollectorRegistry:
+    """As a worker shows it, with one sample of everything that is read."""
+    return _with_samples(WorkerMetrics(0), WORKER_FAMILIES).shown
+
+
 def server_metrics() -> dict[str, Shown]:
     """By name."""
-    metrics = ServerMetrics(CollectorRegistry(), 0)
-    metrics.watch(shard_readings.FAMILIES, lambda: [])
-    metrics.watch(job_readings.FAMILIES, lambda: [])
-    families = (*shard_readings.FAMILIES, *job_readings.FAMILIES)
-    return _shown(metrics._registry, {family.name: family.labels for family in families})
+    metrics = _with_samples(ServerMetrics(CollectorRegistry(), 0), SERVER_FAMILIES)
+    return _shown(metrics._registry, {family.name: family.labels for family in SERVER_FAMILIES})
 
 
 def worker_metrics() -> dict[str, Shown]:
     """By name."""
-    metrics = WorkerMetrics(0)
-    metrics.watch(readings.FAMILIES, lambda: [])
-    metrics.watch(gpu_readings.FAMILIES, lambda: [])
-    families = (*readings.FAMILIES, *gpu_readings.FAMILIES)
-    return _shown(metrics._registry, {family.name: family.labels for family in families})
+    metrics = _with_samples(WorkerMetrics(0), WORKER_FAMILIES)
+    return _shown(metrics._registry, {family.name: family.labels for family in WORKER_FAMILIES})
 
 
 def shown_names() -> set[str]:
@@ -53,9 +63,14 @@ def shown_names() -> set[str]:
     return names | {sample.name for family in ProcessCollector(registry=None).collect() for sample in family.samples}
 
 
+def _with_samples(metrics: Metrics, families: Sequence[Family]) -> Metrics:
+    metrics.watch(families, lambda: [(family, tuple("x" for _ in family.labels), 1.0) for family in families])
+    return metrics
+
+
 def _shown(registry: CollectorRegistry, labels: dict[str, tuple[str, ...]]) -> dict[str, Shown]:
     shown = {}
-    for metric in _described(registry):
+    for metric in registry.collect():
         if not metric.name.startswith("pushpull_"):
             continue
         name = metric.name + ("_total" if metric.type == "counter" else "")
@@ -65,14 +80,3 @@ def _shown(registry: CollectorRegistry, labels: dict[str, tuple[str, ...]]) -> d
             own = tuple(sorted(seen - {"le"}))
         shown[name] = Shown(name, metric.type, own, metric.documentation)
     return shown
-
-
-def _described(registry: CollectorRegistry) -> Iterator[Metric]:
-    """Counted metrics with their samples, and those that are read at a scrape without."""
-    seen = set()
-    for metric in registry.collect():
-        seen.add(metric.name)
-        yield metric
-    for collector in list(registry._collector_to_names):
-        if isinstance(collector, Readings):
-            yield from (metric for metric in collector.describe() if metric.name not in seen)

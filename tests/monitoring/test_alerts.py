@@ -10,9 +10,10 @@ import yaml
 from expressions import COMPARISON, MONITORING, rules
 from prometheus_server import installed
 
+from pushpull.ps_server.metrics import REASONS
+
 ROOT = MONITORING.parents[1]
 ALERTS = {rule["alert"]: rule for rule in rules() if "alert" in rule}
-CASES = ("fires", "stays quiet", "resolves")
 
 
 def promtool_tests() -> list[dict[str, Any]]:
@@ -20,7 +21,7 @@ def promtool_tests() -> list[dict[str, Any]]:
     return tests
 
 
-def tests_of(alert: str, case: str) -> list[dict[str, Any]]:
+def cases_of(alert: str, case: str) -> list[dict[str, Any]]:
     return [test for test in promtool_tests() if re.match(rf"{alert} {case}(:|$)", test["name"])]
 
 
@@ -56,7 +57,7 @@ def test_an_alert_has_a_value_that_can_be_looked_at(alert: str) -> None:
 @pytest.mark.parametrize("alert", ALERTS)
 def test_an_alert_is_tested_in_three_cases(alert: str) -> None:
     def expected(case: str) -> list[int]:
-        (test,) = tests_of(alert, case)
+        (test,) = cases_of(alert, case)
         assert test["input_series"], "silence about nothing proves nothing"
         checks = test["alert_rule_test"]
         assert {check["alertname"] for check in checks} == {alert}
@@ -70,6 +71,21 @@ def test_an_alert_is_tested_in_three_cases(alert: str) -> None:
 def test_there_are_no_tests_and_no_runbooks_of_alerts_that_do_not_exist() -> None:
     assert {test["name"].split()[0] for test in promtool_tests()} == ALERTS.keys()
     assert runbook_headings() == list(ALERTS), "in the order of alerts.yaml"
+
+
+def test_the_runbook_of_refusals_knows_every_reason() -> None:
+    text = (ROOT / "docs" / "alerts.md").read_text(encoding="utf-8")
+    runbook = text[text.index("## PushpullRefusals") : text.index("## PushpullNonFiniteGradients")]
+    assert set(re.findall(r"`([A-Z][A-Z_]+)`", runbook)) == set(REASONS)
+
+
+def test_an_alert_that_uses_a_recording_stands_behind_it_in_its_group() -> None:
+    """Groups are evaluated at the same time: an alert in another group would see the newest value, or the one before."""
+    for group in yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"]:
+        known: set[str] = set()
+        for rule in group["rules"]:
+            assert set(re.findall(r"\b\w+:\w+:\w+", rule["expr"])) <= known, rule
+            known |= {rule["record"]} if "record" in rule else set()
 
 
 def test_promtool_accepts_the_rules() -> None:

@@ -1,10 +1,13 @@
 """docs/metrics.md names every metric with its type and labels, and no other; names follow Prometheus's conventions."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
-from metric_families import Shown, server_metrics, worker_metrics
+from metric_families import Shown, server_metrics, server_registry, worker_metrics, worker_registry
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_server import installed
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 EVERY = {**server_metrics(), **worker_metrics()}
@@ -47,6 +50,14 @@ def test_names_follow_the_conventions(shown: Shown) -> None:
     assert shown.text.endswith(".")
     assert shown.kind == "gauge" or "worker" not in shown.labels or shown.kind == "counter", "no worker on histograms"
     assert "job_id" not in shown.labels
+
+
+@pytest.mark.parametrize("registry", [server_registry(), worker_registry()], ids=["server", "worker"])
+def test_promtool_has_no_complaint_about_what_is_shown(registry: CollectorRegistry) -> None:
+    checked = subprocess.run(
+        [installed("promtool"), "check", "metrics"], input=generate_latest(registry), capture_output=True, timeout=60
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 
 
 def test_no_metric_is_shown_by_servers_and_workers_but_of_the_process() -> None:

@@ -1,5 +1,6 @@
 """Dividing data: every sample once, counted in the step that uses it."""
 
+import time
 from collections import deque
 from collections.abc import Iterator
 
@@ -110,6 +111,25 @@ def test_samples_count_in_the_step_that_uses_them() -> None:
     taken.append(ledger.take())
     assert [data.num_samples for data in taken] == [20, 20, 20, 4]
     assert [[lot.id for lot in data.lots] for data in taken] == [[1, 2], [3, 4], [5, 6], [7]]
+
+
+def test_what_data_take_to_come_is_noted_and_what_is_done_with_them_is_not(ledger: DataLedger) -> None:
+    class Slow(Numbers):
+        def __getitem__(self, index: int) -> int:
+            time.sleep(0.002)
+            return index
+
+    made = shared_epoch(DataLoader(Slow(), batch_size=16), 0, seed=5)
+    assert made is not None
+    spent, began = 0.0, time.perf_counter()
+    for _ in share_dealt(made, Calls().port(), ledger):
+        started = time.perf_counter()
+        time.sleep(0.05)
+        spent += time.perf_counter() - started
+    assert 64 * 0.002 <= ledger.wait_seconds <= time.perf_counter() - began - spent
+    before = ledger.wait_seconds
+    time.sleep(0.05)
+    assert ledger.wait_seconds == before
 
 
 def test_data_of_a_dropped_gradient_come_again() -> None:
