@@ -191,6 +191,7 @@ def worker(
     from .linger import lingering
     from .logs import Speaker, configure_logs, worker_fields
     from .script import run_script
+    from .tracing import start_tracing
     from .worker_shape import worker_shape
 
     logs, speaker = LogSettings(log_format, log_level), Speaker("worker", worker=worker_id, rank=own_rank())
@@ -224,6 +225,7 @@ def worker(
     listen = metrics_of_rank(metrics_listen) if metrics_listen else None
     become_worker(worker_variables(addresses, worker_id, listen, shape.layout, patience_seconds))
     speaker.follow(worker_fields)
+    start_tracing("pushpull-worker")
     with lingering() if linger else nullcontext():
         run_script(script, arguments or [])
 

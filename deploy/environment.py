@@ -96,6 +96,19 @@ def world_size() -> int | None:
     return int(text) if text.isdecimal() else None
 
 
+def traces_are_wanted() -> bool:
+    """Whether the standard variables of OpenTelemetry name a place for traces, and do not turn them off."""
+    places = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    off = disabled or os.environ.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower() == "none"
+    return not off and any(os.environ.get(place) for place in places)
+
+
+def service_is_named() -> bool:
+    """Whether the user has chosen the name of this process in traces."""
+    return bool(os.environ.get("OTEL_SERVICE_NAME")) or "service.name" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+
+
 def own_rank() -> int | None:
     """Of this process in the group that it was started in; None outside one."""
     text = os.environ.get(RANK, "") if world_size() is not None else ""

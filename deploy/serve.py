@@ -11,6 +11,7 @@ from types import FrameType
 from ..ps_server.config import ServerConfig
 from ..ps_server.server import Server
 from .logs import Speaker, writes_json
+from .tracing import shard_observer
 
 LONGEST_END_SECONDS = 10.5
 """From the signal, or the end of the job, to the end of the process: more than a drain takes, less than the 12 s after which
@@ -23,7 +24,7 @@ def serve(config: ServerConfig, announce_fd: int | None, speaker: Speaker) -> No
     The first signal drains the server, a second one ends the process at once. With `announce_fd`, one line of JSON says there
     where the server listens, and the descriptor is closed.
     """
-    server = Server(config)
+    server = Server(config, shard_observer(config.shard))
     speaker.follow(lambda: {"job": server.job_id} if server.job_id else {})
     server.start()
     drainer = threading.Thread(target=server.drain, name="drain", daemon=True)

@@ -16,6 +16,7 @@ from .keys import StreamKey
 from .metrics import ServerMetrics
 from .shard import Shard
 from .statistics import ShardStatistics
+from .step_observer import StepObserver
 from .streams import Streams
 
 log = structlog.get_logger(__name__)
@@ -24,11 +25,14 @@ log = structlog.get_logger(__name__)
 class Answers:
     """What goes down the streams of one shard. Callers hold `lock`; values are made later, without it."""
 
-    def __init__(self, streams: Streams, statistics: ShardStatistics, lock: threading.Lock) -> None:
+    def __init__(
+        self, streams: Streams, statistics: ShardStatistics, lock: threading.Lock, observer: StepObserver
+    ) -> None:
         self._streams = streams
         self._statistics = statistics
         self._metrics: ServerMetrics = statistics.metrics
         self._lock = lock
+        self._observer = observer
         self._asked_at: dict[StreamKey, float] = {}
 
     def asked(self, key: StreamKey) -> None:
@@ -58,10 +62,18 @@ class Answers:
         waited = time.monotonic() - self._asked_at.pop(ticket.key, time.monotonic())
         self._statistics.answered(effect.clock_lag, ticket.waited, waited)
         self.send_bundles(shard, ticket, shard.store.bundles)
-        self._streams.send(ticket.key, ShardMessage(pull_done=effect.done).SerializeToString())
+        done = ShardMessage(pull_done=effect.done).SerializeToString()
+
+        def end() -> bytes:
+            self._observer.published(ticket.key, ticket.step)
+            return done
+
+        self._streams.send(ticket.key, end if ticket.step else done)
 
     def send_bundles(self, shard: Shard, ticket: PullTicket, bundles: Sequence[Bundle]) -> None:
         """Queues the bundles in which the ticket lacks a version."""
+        if ticket.step:
+            self._observer.publishing(ticket.key, ticket.step)
         for bundle in bundles:
             held = ticket.held[bundle.first : bundle.last]
             newest = shard.store.versions[bundle.first : bundle.last]

@@ -51,6 +51,7 @@ from .session import Session
 from .shard import Shard
 from .shard_readings import ServerFigures
 from .statistics import ShardStatistics
+from .step_observer import StepObserver
 from .streams import Streams
 
 log = structlog.get_logger(__name__)
@@ -63,13 +64,19 @@ class Engine:
     """The adapter around one shard's core. Every public method may be called from any thread."""
 
     def __init__(
-        self, config: ServerConfig, metrics: ServerMetrics, epoch: int, fail: Callable[[Exception], None]
+        self,
+        config: ServerConfig,
+        metrics: ServerMetrics,
+        epoch: int,
+        fail: Callable[[Exception], None],
+        observer: StepObserver,
     ) -> None:
         self._number = config.shard
         self._num_apply_threads = config.num_apply_threads or torch.get_num_threads()
         self.fail = fail
         self._epoch = epoch
         self._metrics = metrics
+        self._observer = observer
         self._statistics = ShardStatistics(metrics)
         self._lock = threading.Lock()
         self._link: RegistrarLink | None = None
@@ -78,7 +85,7 @@ class Engine:
         self._view = View()
         self._grant = Initialise()
         self._streams = Streams(config.shard, config.max_workers)
-        self._answers = Answers(self._streams, self._statistics, self._lock)
+        self._answers = Answers(self._streams, self._statistics, self._lock, observer)
         self._refusals_counted: dict[str, int] = {}
         self._job_started = 0.0
         self._streaming: list[PullTicket] = []
@@ -90,11 +97,6 @@ class Engine:
     def attach(self, link: RegistrarLink) -> None:
         """Sets where reports go; before anything else."""
         self._link = link
-
-    @property
-    def job_id(self) -> str:
-        """Empty until the plan is installed."""
-        return "" if self._shard is None else self._shard.job.job_id
 
     @property
     def trained(self) -> bool:
@@ -174,6 +176,8 @@ class Engine:
             self._streams.hear(key)
             admitted = shard.state.admit(key, message.step, message.attempt, message.blocks)
             self._count_refusals(shard)
+            if admitted:
+                self._observer.frames_came(key, message.step)
         if not admitted:
             return
         try:
@@ -190,6 +194,7 @@ class Engine:
 
     def commit(self, session: Session, commit: Commit) -> None:
         """Commits a step."""
+        self._observer.committed(session.key, commit.step, commit.traceparent)
         self._ask(session, lambda shard: shard.state.commit(session.key, commit))
 
     def pull(self, session: Session, pull: Pull) -> None:
@@ -299,6 +304,7 @@ class Engine:
         with self._lock:
             shard = self._loaded()
             self._streaming = shard.state.streaming(job)
+            self._observer.job_began(job)
         self._job_started = time.monotonic()
         return shard.applier.passes(job)
 
@@ -318,6 +324,7 @@ class Engine:
         with self._lock:
             shard = self._loaded()
             self._metrics.optimizer_seconds.observe(time.monotonic() - self._job_started)
+            self._observer.job_ended(job)
             self._carry_out(shard, shard.state.finish(job))
 
     # ---- inside; the lock is held where effects are carried out ----

@@ -32,6 +32,7 @@ from .metrics import ServerMetrics
 from .publication import check_pull_codec
 from .registrar_service import RegistrarService
 from .shard_service import ShardService, add_shard_service
+from .step_observer import NoObserver, StepObserver
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +58,7 @@ class Server:
         SettingError: the job's settings cannot work.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, observer: StepObserver | None = None) -> None:
         if config.job is not None:
             parse_parameter_encoders(config.job.push_codec, config.job.push_overrides)
             check_pull_codec(config.job)
@@ -65,7 +66,7 @@ class Server:
         self._epoch = secrets.randbits(63)
         self._job_id = secrets.token_hex(8) if config.job is not None and config.shard == 0 else ""
         self._metrics = ServerMetrics(CollectorRegistry(), config.shard)
-        self._engine = Engine(config, self._metrics, self._epoch, self._fail)
+        self._engine = Engine(config, self._metrics, self._epoch, self._fail, observer or NoObserver())
         self._failure: Exception | None = None
         # From here on parallelism is the engine's pool, which takes whole bundles; each torch call stays on its thread.
         torch.set_num_threads(1)
@@ -119,7 +120,7 @@ class Server:
     @property
     def job_id(self) -> str:
         """The job that this server serves; empty until it is known."""
-        return self._job_id or self._engine.job_id
+        return self._job_id or self._metrics.job_id
 
     def wait(self) -> None:
         """Returns when the server has stopped; raises what made it unable to go on."""

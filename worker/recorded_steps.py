@@ -69,6 +69,9 @@ class RecordedSteps:
         before, now = self._timings, replica.timings
         fetching = now.wait + now.decode - before.wait - before.decode
         num_restaged = replica.num_restaged
+        traceparent = self._recorder.step_begins()
+        if traceparent:
+            request = replace(request, traceparent=traceparent)
         kind = StepKind.REFUSED
         try:
             kind = replica.step(request)

@@ -5,7 +5,7 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -81,7 +81,9 @@ class StepObserver(Protocol):
 class Recorder:
     """Cumulative figures. Written by the training thread, read by the heartbeat's."""
 
-    def __init__(self, *observers: StepObserver) -> None:
+    def __init__(self, *observers: StepObserver, begin: Callable[[], bytes] = bytes) -> None:
+        self.step_begins = begin
+        """To be called when `optimizer.step()` begins; returns the trace context of the step, empty if it is not traced."""
         self._observers = observers
         self._report = WorkerReport()
         self.last_step_at: float | None = None

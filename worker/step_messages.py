@@ -29,6 +29,8 @@ class StepRequest:
     skip: bool = False
     reduced: bool = False
     """They are the worker's already, alike on every rank that holds them."""
+    traceparent: bytes = b""
+    """W3C trace context of this step; empty: it is not traced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,7 @@ def commit_of(
         base_versions=base_versions,
         round=round_number,
         lots=request.lots if shard == 0 else (),
+        traceparent=request.traceparent,
     )
 
 

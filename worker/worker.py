@@ -36,6 +36,7 @@ from .recorder import Recorder
 from .registrar_client import RegistrarClient
 from .replica_settings import ReplicaSettings, num_usable_encoder_threads
 from .share import loader_of, share_dealt, share_strided, shared_epoch
+from .tracing import step_tracer
 from .training import Training
 
 if TYPE_CHECKING:
@@ -75,7 +76,9 @@ class Worker:
         )
         identity = Identity(self._registrar)
         assume(identity)
-        self._recorder = Recorder(self._metrics, ProgressLog(identity, lambda: self._recorder.report()))
+        tracer = step_tracer(identity)
+        progress_log = ProgressLog(identity, lambda: self._recorder.report())
+        self._recorder = Recorder(self._metrics, tracer, progress_log, begin=tracer.begin)
         try:
             named = "" if config.layout is None else config.layout.spec
             self._membership = Membership(self._registrar, config.worker_id, self._ranks, named, self._recorder.report)

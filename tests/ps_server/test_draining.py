@@ -254,6 +254,8 @@ def test_the_round_that_one_worker_has_begun_closes_with_the_other_workers_step(
 
 def test_an_idle_server_drains_at_once() -> None:
     with cluster(2) as servers:
+        while not servers[1]._linked:  # what is not linked yet has nobody to tell
+            time.sleep(0.01)
         with draining(servers[1]) as began:
             pass
         for server in servers:

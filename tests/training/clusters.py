@@ -15,6 +15,7 @@ from pushpull.protos.registrar_pb2 import JobStatus, JobStatusRequest
 from pushpull.protos.registrar_pb2_grpc import RegistrarStub
 from pushpull.ps_server.config import JobSettings, ServerConfig
 from pushpull.ps_server.server import Server
+from pushpull.ps_server.step_observer import StepObserver
 from pushpull.worker import Worker, connect
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,8 +65,10 @@ class Cluster:
 
 
 @contextmanager
-def local_cluster(num_shards: int = 2, **settings: Any) -> Iterator[Cluster]:
-    """Starts servers for a job with these settings."""
+def local_cluster(
+    num_shards: int = 2, *, observers: Sequence[StepObserver | None] = (), **settings: Any
+) -> Iterator[Cluster]:
+    """Starts servers for a job with these settings; `observers` of their steps, by shard."""
     with ExitStack() as stack:
         servers: list[Server] = []
         job = JobSettings(**{"lease_seconds": 20.0, "server_patience_seconds": 20.0, **settings})
@@ -78,7 +81,8 @@ def local_cluster(num_shards: int = 2, **settings: Any) -> Iterator[Cluster]:
                     registrar=servers[0].address if shard else None,
                     metrics_listen=None,
                     num_apply_threads=1,
-                )
+                ),
+                observers[shard] if observers else None,
             )
             server.start()
             stack.callback(server.stop, 0.1)
