@@ -36,6 +36,7 @@ with connect() as worker:
 
 def test_every_line_of_a_launched_job_is_one_object_that_says_whose_it_is(launch: Callable[..., Launch]) -> None:
     run = launch(TRAINS_AND_FAILS, "--log-format", "json", workers=1)
+    run.wait_for('"worker failed"')
     run.end()
     lines = [json.loads(line) for line in run.said.splitlines()]
     assert all({"timestamp", "level", "event"} <= line.keys() and line["timestamp"].endswith("Z") for line in lines)
