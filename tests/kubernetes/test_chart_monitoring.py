@@ -1,7 +1,12 @@
-"""Prometheus finds every port that serves metrics."""
+"""Prometheus finds every port that serves metrics, and what it is shipped with is what `deploy/monitoring` has."""
+
+import json
 
 import pytest
-from charts import VALUE_SETS, Rendered, render, the_container
+import yaml
+from charts import ROOT, VALUE_SETS, Rendered, render, the_container
+
+MONITORING = ROOT / "deploy" / "monitoring"
 
 
 @pytest.fixture(params=["gpu", "everything"], scope="module")
@@ -55,3 +60,23 @@ def test_targets_carry_the_names_of_jobs_that_the_documents_use(monitored: Rende
 def test_monitors_and_rules_carry_the_labels_that_prometheus_selects_by(monitored: Rendered) -> None:
     for item in monitored.of_kind("ServiceMonitor", "PodMonitor", "PrometheusRule"):
         assert item["metadata"]["labels"]["release"] == "prometheus"
+
+
+def test_the_alerts_are_those_of_the_repository(monitored: Rendered) -> None:
+    expected = yaml.safe_load((MONITORING / "alerts.yaml").read_text(encoding="utf-8"))
+    assert monitored.the("PrometheusRule")["spec"] == expected
+
+
+def test_the_dashboards_are_those_of_the_repository(monitored: Rendered) -> None:
+    shipped = {
+        next(iter(item["data"])): item
+        for item in monitored.of_kind("ConfigMap")
+        if item["metadata"]["labels"].get("grafana_dashboard") == "1"
+    }
+    files = {path.name: path for path in (MONITORING / "dashboards").glob("*.json")}
+    assert files
+    assert shipped.keys() == files.keys()
+    for name, item in shipped.items():
+        (text,) = item["data"].values()
+        assert json.loads(text) == json.loads(files[name].read_text(encoding="utf-8"))
+        assert len(text) < 1 << 20, "a ConfigMap takes no more"
