@@ -148,6 +148,7 @@ def test_what_a_pool_says_wins_also_when_it_says_no() -> None:
     first, quiet = (rendered.worker(name)["spec"] for name in ("a-longest-name-0", "b"))
     assert first["parallelism"] == 3
     assert first["backoffLimit"] == 0
+    assert render({}).worker("cpu")["spec"]["backoffLimit"] == 12, "6 for each of 2 workers"
     assert quiet["replicas"] == 0
     pod = quiet["template"]["spec"]
     assert "affinity" not in pod, "spot: false"
