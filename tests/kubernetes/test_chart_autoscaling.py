@@ -1,5 +1,6 @@
 """Workers may be scaled, servers never; and the query that decides counts workers that compute."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 from charts import VALUE_SETS, Object, Rendered, render
+
+from pushpull.worker.metrics import WorkerMetrics
 
 NAMESPACE, POOL = "training", "demo-pushpull-worker-spot"
 STEP_SECONDS = 'pushpull_worker_step_seconds_sum{{part="{part}",namespace="{namespace}",pod="{pod}"}}'
@@ -42,6 +45,18 @@ def test_workers_are_taken_away_one_by_one_after_a_long_look() -> None:
 def test_lost_metrics_change_nothing() -> None:
     (trigger,) = scaled()["spec"]["triggers"]
     assert trigger["metadata"]["ignoreNullValues"] == "false"
+
+
+def test_the_query_asks_for_what_workers_export() -> None:
+    exported = {
+        (sample.name, sample.labels.get("part"))
+        for family in WorkerMetrics(0).shown.collect()
+        for sample in family.samples
+    }
+    (trigger,) = scaled()["spec"]["triggers"]
+    asked = set(re.findall(r"pushpull_\w+", trigger["metadata"]["query"].replace(POOL, "")))
+    assert asked
+    assert {(name, "compute") for name in asked} <= exported
 
 
 def times(pod: str, compute: float, wait: float, namespace: str = NAMESPACE) -> list[dict[str, str]]:

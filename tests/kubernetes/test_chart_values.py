@@ -108,7 +108,7 @@ SETTINGS: dict[str, tuple[Any, list[Any]]] = {
     "progress_timeout_seconds": (0, [-1, "long"]),
     "server_patience_seconds": (60, [0, "long"]),
     "seed": (123456789, [-1, "random"]),
-    "message_bytes": (16777216, [4095, 33554433]),
+    "message_bytes": (10_000_000, [4095, 33554433]),
     "staging_bytes": (17179869184, [1048575, "4Gi"]),
     "memory_bytes": (274877906944, ["16Gi"]),
 }
