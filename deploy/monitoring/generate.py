@@ -5,15 +5,14 @@ from pathlib import Path
 
 from .catalogue import DASHBOARDS
 from .rendering import dashboard_json
+from .runbooks import runbooks
 
 FOLDER = Path(__file__).resolve().parent / "dashboards"
-RUNBOOKS = "docs/alerts.md"
-"""In the repository. `--runbooks` names where people can read it."""
 
 
-def rendered(runbooks: str = RUNBOOKS) -> dict[str, str]:
+def rendered() -> dict[str, str]:
     """Contents of the files, by name."""
-    return {f"{page.uid}.json": dashboard_json(page, runbooks) for page in DASHBOARDS}
+    return {f"{page.uid}.json": dashboard_json(page) for page in (*DASHBOARDS, runbooks())}
 
 
 def stale_files() -> list[str]:
@@ -25,11 +24,10 @@ def stale_files() -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runbooks", default=RUNBOOKS, help="address of docs/alerts.md, for the dashboards' links")
     parser.add_argument("--into", type=Path, default=FOLDER, help="folder to write to")
     arguments = parser.parse_args()
     arguments.into.mkdir(parents=True, exist_ok=True)
-    for name, text in rendered(arguments.runbooks).items():
+    for name, text in rendered().items():
         (arguments.into / name).write_text(text, encoding="utf-8")
 
 

@@ -28,13 +28,14 @@ class Panel:
     """One picture.
 
     `graph` over time, `stat` one large figure, `name` the series' name in place of its figure, `table` one row for each
-    value of `table_label`, `heat` a histogram over time (its query gives buckets by `le`), `alerts` what fires now.
+    value of `table_label`, `heat` a histogram over time (its query gives buckets by `le`), `alerts` what fires now, `text` its
+    description as Markdown.
     """
 
     title: str
     description: str
     """What it shows, what is usual, and what to do when it is not."""
-    kind: Literal["graph", "stat", "name", "table", "heat", "alerts"] = "graph"
+    kind: Literal["graph", "stat", "name", "table", "heat", "alerts", "text"] = "graph"
     queries: tuple[Query, ...] = ()
     unit: str = "short"
     columns: int = 8

@@ -4,18 +4,20 @@ from collections.abc import Callable, Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from grafana_foundation_sdk.builders import common, dashboard, heatmap, prometheus, stat, table, timeseries
+from grafana_foundation_sdk.builders import common, dashboard, heatmap, prometheus, stat, table, text, timeseries
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common as common_models
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import heatmap as heatmap_models
 from grafana_foundation_sdk.models import prometheus as prometheus_models
+from grafana_foundation_sdk.models import text as text_models
 
 from .model import Dashboard, Panel, Query, Row, Step
 
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG = "pushpull"
+RUNBOOKS = "/d/pushpull-runbooks"
 
 ALL_ZERO = models.MatcherConfig(id_val="byValue", options={"reducer": "allIsZero", "op": "gte", "value": 0})
 FROM_LEGEND = {"legend": True, "tooltip": True, "viz": False}
@@ -26,8 +28,8 @@ LABEL_QUERIES = {
 }
 
 
-def dashboard_json(page: Dashboard, runbooks: str) -> str:
-    """The page as a file for Grafana's provisioning; `runbooks` is the address of docs/alerts.md."""
+def dashboard_json(page: Dashboard) -> str:
+    """The page as a file for Grafana's provisioning."""
     built = (
         dashboard.Dashboard(page.title)
         .uid(page.uid)
@@ -39,7 +41,7 @@ def dashboard_json(page: Dashboard, runbooks: str) -> str:
         .timezone("browser")
         .tooltip(models.DashboardCursorSync.CROSSHAIR)
         .link(_link_to_others())
-        .link(_link("Runbooks", runbooks))
+        .link(_link("Runbooks", RUNBOOKS))
         .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
         .with_variable(_variable("job_id", "Job", "label_values(pushpull_shard_info, job_id)"))
     )
@@ -208,6 +210,11 @@ def _alerts(panel: Panel) -> Builder[models.Panel]:
     return _dressed(dashboard.Panel().type("alertlist"), panel).options(options)  # type: ignore[no-any-return]
 
 
+def _text(panel: Panel) -> Builder[models.Panel]:
+    built = text.Panel().title(panel.title).span(panel.columns).height(panel.rows)
+    return built.mode(text_models.TextMode.MARKDOWN).content(panel.description)
+
+
 MAKERS: dict[str, Callable[[Panel], Builder[models.Panel]]] = {
     "graph": _graph,
     "stat": _stat,
@@ -215,4 +222,5 @@ MAKERS: dict[str, Callable[[Panel], Builder[models.Panel]]] = {
     "table": _table,
     "heat": _heat,
     "alerts": _alerts,
+    "text": _text,
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from expressions import MONITORING, dashboard_expressions, rule_expressions, substituted
+from expressions import MONITORING, dashboard_expressions, rule_expressions, rules, substituted
 from metric_families import shown_names
 
 from pushpull.deploy.monitoring.catalogue import DASHBOARDS
@@ -31,8 +31,14 @@ def test_the_files_are_what_their_source_makes() -> None:
     assert stale_files() == [], "run `make dashboards`"
 
 
-def test_there_are_the_five() -> None:
-    assert BOARDS.keys() == {f"pushpull-{name}" for name in ("overview", "servers", "workers", "network", "staleness")}
+def test_there_are_the_five_and_the_runbooks() -> None:
+    names = ("overview", "servers", "workers", "network", "staleness", "runbooks")
+    assert BOARDS.keys() == {f"pushpull-{name}" for name in names}
+
+
+def test_every_alert_has_its_runbook_in_grafana() -> None:
+    titles = [panel["title"] for panel in drawn(BOARDS["pushpull-runbooks"])]
+    assert titles == [rule["alert"] for rule in rules() if "alert" in rule]
 
 
 @pytest.mark.parametrize(("page", "panel"), PANELS, ids=[f"{page.uid}: {panel.title}" for page, panel in PANELS])
@@ -61,7 +67,7 @@ def test_panels_lie_within_the_page_and_on_no_other(uid: str) -> None:
         assert beside or below, (one, other)
 
 
-@pytest.mark.parametrize("uid", BOARDS)
+@pytest.mark.parametrize("uid", sorted(BOARDS.keys() - {"pushpull-runbooks"}))
 def test_a_dashboard_has_its_variables_and_leads_on(uid: str) -> None:
     board = BOARDS[uid]
     variables = {variable["name"]: variable for variable in board["templating"]["list"]}
@@ -70,7 +76,7 @@ def test_a_dashboard_has_its_variables_and_leads_on(uid: str) -> None:
     assert used == variables.keys() - {"datasource"}, "a variable is not used, or not there"
     links = {link["title"]: link for link in board["links"]}
     assert links["Dashboards"]["tags"] == board["tags"] == ["pushpull"]
-    assert links["Runbooks"]["url"].endswith("alerts.md")
+    assert links["Runbooks"]["url"].removeprefix("/d/") in BOARDS
     assert all(panel["datasource"]["uid"] == "${datasource}" for panel in drawn(board))
 
 
