@@ -1,6 +1,5 @@
 """The worker as user code sees it, against fake servers."""
 
-import signal
 from urllib.request import urlopen
 
 import pytest
@@ -76,12 +75,6 @@ class TestWorker:
         with pytest.raises(ZeroDivisionError), connect(servers.address):
             raise ZeroDivisionError("the script's own")
         assert servers.leaves[0].failure == "ZeroDivisionError: the script's own"
-
-    def test_asked_to_end_it_leaves_cleanly(self, servers: FakeServers) -> None:
-        with pytest.raises(SystemExit), connect(servers.address):
-            signal.raise_signal(signal.SIGTERM)
-        assert [leave.failure for leave in servers.leaves] == [""]
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
     def test_counts_shared_samples_and_reports_lots_to_the_registrar(
         self, servers: FakeServers, worker: Worker
