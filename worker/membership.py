@@ -49,6 +49,7 @@ class Membership:
         self._leaving = threading.Lock()
         self._left: int | None = None
         """Incarnation that has left: other threads need not."""
+        self._told_to_end = False
         response = self._join(worker_id)
         self.worker_id: int = response.worker_id
         self.job: JobSpecification = response.job
@@ -76,8 +77,8 @@ class Membership:
             FencedError, ServerDrainingError: a heartbeat brought it.
             StepError: this process was told to end.
         """
-        if self._left == self.incarnation:
-            raise StepError("this worker was told to end (SIGTERM) and has left the job")
+        if self._told_to_end:
+            raise StepError("this worker was told to end (SIGTERM) and leaves the job")
         if self._over is not None:
             raise self._over
         if self._fenced is not None:
@@ -91,7 +92,7 @@ class Membership:
             ServerLostError: the servers run another job now.
         """
         self._heartbeat.stop()
-        self._ranks.together(self._check_not_replaced)
+        self._ranks.together(self._check_may_rejoin)
         response = self._join(self.worker_id)
         if response.job.job_id != self.job.job_id:
             raise ServerLostError(
@@ -108,6 +109,7 @@ class Membership:
 
     def leave_at_once(self) -> None:
         """This process was told to end, and with it its whole worker, whatever the other ranks do. From any thread."""
+        self._told_to_end = True
         self._leave(failure="", whole_worker=True)
         self._heartbeat.stop()
 
@@ -147,7 +149,9 @@ class Membership:
         self.registrar.speak_for(response)
         return response
 
-    def _check_not_replaced(self) -> None:
+    def _check_may_rejoin(self) -> None:
+        if self._told_to_end:
+            self.check()
         if isinstance(self._fenced, ReplacedError):
             raise self._fenced
 

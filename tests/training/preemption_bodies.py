@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 import torch
 
 from pushpull.protos.errors import PushpullError
-from pushpull.ps_server.config import JobSettings, ServerConfig
 from pushpull.worker import Worker, connect
 
 ACTIVE = "active\n"
@@ -40,16 +39,15 @@ def worker(place: str, arguments: str) -> int:
     return 0
 
 
-def server(config: str, stuck: str = "") -> int:
-    """Runs a server until it ends. `stuck`: its first step is applied for ever."""
-    from pushpull.deploy.serve import serve
+def server(*words: str) -> int:
+    """Runs `pushpull server` with these words. With `stuck` in front of them its first step is applied for ever."""
+    from pushpull.deploy.cli import app
     from pushpull.ps_server.engine import Engine
 
-    if stuck:
+    if words[0] == "stuck":
         Engine.bundle_done = lambda *unused: wait_in_c()  # type: ignore[method-assign]
-    fields = json.loads(config)
-    job = fields.pop("job")
-    serve(ServerConfig(job=None if job is None else JobSettings(**job), **fields), None)
+        words = words[1:]
+    app(["server", *words], standalone_mode=False)
     return 0
 
 

@@ -156,6 +156,19 @@ def test_a_killed_server_ends_the_run_at_once_and_is_named(start: Callable[..., 
     assert address in summary["error"]
 
 
+def test_a_server_that_is_told_to_end_ends_the_run_with_its_message(start: Callable[..., Run]) -> None:
+    run = start(100_000, 0.01, "sync")
+    run.wait_for_steps(5)
+    address = run.status().shards[1].address
+    run.child("server", "--shard", "1").terminate()
+    told = time.monotonic()
+    status, summary = run.finish()
+    assert time.monotonic() - told < 15
+    assert status == 1
+    assert summary["error"].startswith(f"Shard 1 at {address} is shutting down")
+    assert summary["failures"] == 0
+
+
 def test_a_late_worker_starts_from_the_servers_state_and_holds_nobody_up(
     start: Callable[..., Run], tmp_path: Path
 ) -> None:

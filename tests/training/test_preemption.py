@@ -4,9 +4,11 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ import pytest
 from clusters import Cluster, local_cluster
 from forked_process import ForkedProcess
 from preemption_bodies import ACTIVE, LARGE, THERE
+from torch.distributed import TCPStore
 
+from pushpull.deploy.environment import rank_variables
 from pushpull.protos.registrar_pb2 import JobStatus
 from pushpull.worker.ending import EXIT_STATUS, LONGEST_END_SECONDS
 
@@ -83,9 +87,18 @@ def start(tmp_path: Path) -> Iterator[Start]:
         running.process.wait()
 
 
-def worker_at(start: Start, servers: list[str], place: str, worker_id: int | None = None, **arguments: Any) -> Running:
-    number = {} if worker_id is None else {"PUSHPULL_WORKER_ID": str(worker_id)}
-    return start(preemption_bodies.worker, place, json.dumps(arguments), PUSHPULL_SERVERS=",".join(servers), **number)
+def worker_at(
+    start: Start,
+    servers: list[str],
+    place: str,
+    worker_id: int | None = None,
+    variables: Mapping[str, str] | None = None,
+    **arguments: Any,
+) -> Running:
+    environment = {"PUSHPULL_SERVERS": ",".join(servers), **(variables or {})}
+    if worker_id is not None:
+        environment["PUSHPULL_WORKER_ID"] = str(worker_id)
+    return start(preemption_bodies.worker, place, json.dumps(arguments), **environment)
 
 
 def states(status: JobStatus) -> Counter[str]:
@@ -198,6 +211,55 @@ def test_a_worker_that_cannot_or_will_not_end_leaves_at_once_and_is_ended(start:
         assert cluster.status().failures == 0
 
 
+@pytest.mark.parametrize("told", [(0, 1), (1, 0), (1,)], ids=["both", "rank 1 first", "rank 1 only"])
+def test_a_worker_of_two_ranks_leaves_once_and_has_not_failed(start: Start, told: tuple[int, ...]) -> None:
+    """Whichever rank is told first, and also if the other one is not told at all."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with local_cluster(lease_seconds=LEASE_SECONDS, layouts=("dp2",)) as cluster:
+        neighbour = worker_at(start, cluster.addresses, "hammer", 0, pause_seconds=0.01)
+        neighbour.wait_for(ACTIVE)
+        variables = [{**rank_variables(rank, 2, store.port), "PUSHPULL_LAYOUT": "dp2"} for rank in range(2)]
+        ranks = [worker_at(start, cluster.addresses, "hammer", 1, variables=each) for each in variables]
+        for rank in ranks:
+            rank.wait_for(ACTIVE)
+        for number in told:
+            ranks[number].terminate()
+        wait_until(lambda: states(cluster.status()) == {"active": 1, "left": 1}, lambda: ranks[told[0]].said)
+        assert time.monotonic() - ranks[told[0]].signalled < NOTICED_SECONDS
+        goes_on(cluster)
+        for number, rank in enumerate(ranks):
+            rank.signalled = ranks[told[0]].signalled
+            status, took = rank.end()
+            assert (status, took < LIMIT_SECONDS) == (EXIT_STATUS if number in told else 1, True), rank.said
+        assert (cluster.status().failures, cluster.status().lease_expiries) == (0, 0)
+
+
+def test_sigterm_to_the_starter_of_ranks_is_enough(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("from preemption_bodies import hammer\nhammer()\n", encoding="utf-8")
+    with local_cluster(lease_seconds=LEASE_SECONDS, layouts=("dp2",)) as cluster:
+        servers = ",".join(cluster.addresses)
+        command = [sys.executable, "-m", "pushpull.deploy.cli", "worker", "--servers", servers, "--layout", "dp2"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        starter = subprocess.Popen([*command, str(script)], stdout=subprocess.PIPE, text=True, env=environment)
+        try:
+            assert starter.stdout is not None
+            num_active = 0
+            while num_active < 2:
+                line = starter.stdout.readline()
+                assert line, "the ranks have ended"
+                num_active += ACTIVE.strip() in line
+            told = time.monotonic()
+            starter.terminate()
+            assert starter.wait(DEADLINE_SECONDS) == EXIT_STATUS
+            assert time.monotonic() - told < LIMIT_SECONDS
+        finally:
+            starter.kill()
+            starter.communicate()
+        assert states(cluster.status()) == {"left": 1}
+        assert cluster.status().failures == 0
+
+
 def test_a_second_sigterm_insists(start: Start) -> None:
     with local_cluster(lease_seconds=LEASE_SECONDS) as cluster:
         saving = worker_at(start, cluster.addresses, "at_the_end")
@@ -233,19 +295,14 @@ def test_the_data_of_a_worker_that_leaves_go_to_the_others_at_once(start: Start,
 def start_servers(start: Start) -> Callable[..., tuple[list[Running], list[str]]]:
     """Two servers, each a process of its own, and their addresses."""
 
-    def begin(stuck: int | None = None, **job: Any) -> tuple[list[Running], list[str]]:
+    def begin(mode: str, stuck: int | None = None) -> tuple[list[Running], list[str]]:
         servers: list[Running] = []
         addresses: list[str] = []
         for shard in range(2):
-            config = {
-                "shard": shard,
-                "num_shards": 2,
-                "job": {"lease_seconds": LEASE_SECONDS, **job} if shard == 0 else None,
-                "registrar": addresses[0] if shard else None,
-                "metrics_listen": None,
-                "num_apply_threads": 1,
-            }
-            servers.append(start(preemption_bodies.server, json.dumps(config), "stuck" if shard == stuck else ""))
+            words = ["--shard", str(shard), "--num-shards", "2", "--metrics-listen", "", "--num-apply-threads", "1"]
+            words += ["--registrar", addresses[0]] if shard else ["--set", f"mode={mode}"]
+            words += [] if shard else ["--set", f"lease_seconds={LEASE_SECONDS}"]
+            servers.append(start(preemption_bodies.server, *(["stuck"] if shard == stuck else []), *words))
             servers[-1].wait_for("serves at ")
             addresses.append(servers[-1].said.split("serves at ")[1].split(";")[0])
         return servers, addresses
@@ -257,7 +314,7 @@ def start_servers(start: Start) -> Callable[..., tuple[list[Running], list[str]]
 def test_a_server_under_load_ends_the_job_and_says_so_to_every_worker(
     start: Start, start_servers: Callable[..., tuple[list[Running], list[str]]], mode: str, shard: int
 ) -> None:
-    servers, addresses = start_servers(mode=mode)
+    servers, addresses = start_servers(mode)
     workers = [worker_at(start, addresses, "hammer", width=LARGE) for _ in range(3)]
     for worker in workers:
         worker.wait_for(ACTIVE)
@@ -278,7 +335,7 @@ def test_a_server_that_is_stuck_ends_too(
     start: Start, start_servers: Callable[..., tuple[list[Running], list[str]]]
 ) -> None:
     """It applies a step for ever, one client never reads what it is sent, and one says nothing at all."""
-    servers, addresses = start_servers(stuck=1)
+    servers, addresses = start_servers("sync", stuck=1)
     trains = worker_at(start, addresses, "in_step")
     trains.wait_for(THERE)
     with grpc.insecure_channel(addresses[1]) as channel:
