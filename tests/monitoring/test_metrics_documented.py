@@ -5,11 +5,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from metric_families import Shown, server_metrics, server_registry, worker_metrics, worker_registry
+from metric_families import Shown, server_metrics, server_registry, shown_names, worker_metrics, worker_registry
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_server import installed
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
+PAGES = (DOCUMENT.parents[1] / "README.md", *sorted(DOCUMENT.parent.glob("*.md")))
 EVERY = {**server_metrics(), **worker_metrics()}
 ROW = re.compile(r"^\| `(pushpull_\w+)` \| (\w+) \| ([^|]*) \| ([^|]+) \|", re.MULTILINE)
 
@@ -22,6 +23,16 @@ def documented() -> dict[str, tuple[str, tuple[str, ...]]]:
 
 def test_every_metric_is_documented_and_no_other() -> None:
     assert documented().keys() == EVERY.keys()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_metrics_that_a_page_names_exist(page: Path) -> None:
+    """A name that ends in dots stands for all that begin with it."""
+    named = re.findall(r"\b(pushpull_\w+)(\.\.\.)?", page.read_text(encoding="utf-8"))
+    known = shown_names() | EVERY.keys() | {"pushpull_docs", "pushpull_grafana"}
+    assert [
+        name for name, dots in named if not (any(k.startswith(name) for k in known) if dots else name in known)
+    ] == []
 
 
 @pytest.mark.parametrize("name", EVERY)
