@@ -21,6 +21,7 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PROMPT = re.compile(r"^\s*(?:\w*\$|#) ?(?=\S)")
+OUR_COMMAND = re.compile(r"(\w+=\S+ )*(pushpull|\.venv/bin/pushpull|python -m pushpull\.deploy\.cli) ")
 INLINE = re.compile(r"`(pushpull [^`]+)`")
 ERROR_ROW = re.compile(r"^\| `([A-Z_]+)` \| `(\w+)` \|", re.MULTILINE)
 
@@ -59,14 +60,9 @@ def commands_in(page: Path) -> Iterator[str]:
 
 
 def words_behind_pushpull(line: str) -> list[str] | None:
-    """What our command line would be given; None if it is another command. Comments and redirections are the shell's."""
-    words = shlex.split(line, comments=True)
-    while words and re.fullmatch(r"\w+=.*", words[0]):
-        words = words[1:]
-    for start in (["pushpull"], [".venv/bin/pushpull"], ["python", "-m", "pushpull.deploy.cli"]):
-        if words[: len(start)] == start:
-            return [word for word in words[len(start) :] if word != "&"]
-    return None
+    """What our command line would be given; None if it is another command. Comments and `&` are the shell's."""
+    ours = OUR_COMMAND.match(line)
+    return [word for word in shlex.split(line[ours.end() :], comments=True) if word != "&"] if ours else None
 
 
 PUSHPULL_LINES = [
