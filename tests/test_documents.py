@@ -95,10 +95,12 @@ def test_every_page_is_in_the_index() -> None:
 @pytest.mark.parametrize("words", PUSHPULL_LINES)
 def test_command_lines_are_ones_that_our_command_understands(words: list[str]) -> None:
     command, name = typer.main.get_command(app), "pushpull"
-    while isinstance(command, TyperGroup):
+    words = [word for word in words if word != "--help"]  # which every command understands
+    while words and isinstance(command, TyperGroup):
         name, *words = words
         command = command.commands[name]
-    command.make_context(name, list(words))
+    if not isinstance(command, TyperGroup):
+        command.make_context(name, words)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
