@@ -71,7 +71,7 @@ class Launcher:
                 self._start_workers()
                 self._supervise()
             except RunFailedError as failure:
-                error = str(failure)
+                error = self._ending or str(failure)
             wall_seconds = time.monotonic() - self._started_seconds
             ends = [_end_of(worker_id, worker) for worker_id, worker in enumerate(self._workers)]
             self._stop_children()
@@ -216,8 +216,7 @@ class Launcher:
         for shard, server in enumerate(self._servers):
             if server.exit_status is not None:
                 raise RunFailedError(
-                    self._ending
-                    or f"Shard {shard} at {self._addresses[shard]} {server.how_it_ended()}. It held "
+                    f"Shard {shard} at {self._addresses[shard]} {server.how_it_ended()}. It held "
                     "a part of the model that nobody else has, so the run is over."
                 )
 

@@ -45,6 +45,8 @@ APPLY_SECONDS = 1.5
 """... what is decided is applied, ..."""
 NOTICE_SECONDS = 1.5
 """... workers without a stream learn it from their heartbeat, at most a second apart, ..."""
+STATUS_SECONDS = 1.0
+"""... within the same time, shard 0 answers questions about the status for as long as this, ..."""
 UNLINK_SECONDS = 0.5
 """... shard 0 waits for the other shards, which end too, ..."""
 CALLS_SECONDS = 1.0
@@ -146,11 +148,14 @@ class Server:
             return  # the job is over, and this server was told to end
         self._health.drain()
         self._ending.set()
+        had_workers = self._engine.has_workers()
         self._engine.close_down(APPLY_SECONDS)
         noticed = time.monotonic() + NOTICE_SECONDS
         while self._engine.has_workers() and time.monotonic() < noticed:
             self._stopped.wait(0.02)
         if self._registrar is not None:
+            if had_workers:  # whoever watches the job learns why it ends
+                self._stopped.wait(max(0.0, noticed - NOTICE_SECONDS + STATUS_SECONDS - time.monotonic()))
             self._registrar.wait_until_alone(UNLINK_SECONDS)
         self.stop(CALLS_SECONDS)
 
