@@ -1,6 +1,7 @@
 """A job whose servers and workers are containers on a network of their own, watched from outside."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -123,6 +124,20 @@ class Watch:
         self.wait_for_steps(worker_ids[0], num_steps)
         after = self.workers()
         return [after[worker_id].clock - before[worker_id].clock for worker_id in worker_ids]
+
+    def ratios_of_steps(self, slow: int, *others: int) -> list[float]:
+        """How many steps each of the others takes for one of the slow worker."""
+        steps, *more = self.steps_within(slow, *others, num_steps=40)
+        print(f"steps in the same time: {steps} of worker {slow}, {more} of the others")
+        return [each / steps for each in more]
+
+
+def accuracy_in(logs: str) -> float:
+    """What digits.py says at its end."""
+    found = re.search(r"accuracy on \d+ held-out images: ([0-9.]+)", logs)
+    assert found is not None, logs
+    print(found[0])
+    return float(found[1])
 
 
 def status_command(address: str) -> dict[str, Any]:
