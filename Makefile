@@ -8,7 +8,7 @@ VENV ?= .venv
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-CONTAINER_EXTRAS := containers,monitoring
+CONTAINER_EXTRAS := containers,kubernetes,monitoring
 CONTAINER_PACKAGES := podman buildah runc netavark aardvark-dns iptables uidmap mmdebstrap podman-compose prometheus
 PACKAGES := protos compression ps_server worker deploy benchmarks
 

@@ -1,6 +1,7 @@
 """A job whose servers and workers are containers on a network of their own, watched from outside."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -130,6 +131,12 @@ class Watch:
         steps, *more = self.steps_within(slow, *others, num_steps=40)
         print(f"steps in the same time: {steps} of worker {slow}, {more} of the others")
         return [each / steps for each in more]
+
+
+def about_four(ratios: list[float]) -> bool:
+    """What a quarter of the processor makes of a worker's speed; a busy machine gives nobody his due."""
+    most = 8.0 if os.getloadavg()[0] < 4 else 16.0
+    return all(2.0 <= ratio <= most for ratio in ratios)
 
 
 def accuracy_in(logs: str) -> float:
