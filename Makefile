@@ -8,14 +8,17 @@ VENV ?= .venv
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+CONTAINER_EXTRAS := containers,kubernetes,monitoring
+CONTAINER_PACKAGES := podman buildah runc netavark aardvark-dns iptables uidmap mmdebstrap podman-compose prometheus
 PACKAGES := protos compression ps_server worker deploy benchmarks
 
-.PHONY: help demo test test-accuracy test-large test-plan test-convergence test-kubernetes fuzz fuzz-coverage lint types protos
-.PHONY: dashboards links clean
+.PHONY: help demo test test-containers container-programs test-accuracy test-large test-plan test-convergence test-kubernetes
+.PHONY: fuzz fuzz-coverage lint types protos dashboards links clean
 
 help:
 	@echo "make demo     train a small GPT with 2 servers and 2 workers on this machine"
 	@echo "make test     lint, type checks and all tests; make test-large: a model of 200 million parameters, minutes"
+	@echo "make test-containers  image, Compose, Kubernetes and monitoring, with podman; as root it installs what is missing: minutes"
 	@echo "make test-accuracy  the digits example in every mode with every codec, minutes"
 	@echo "make test-plan  predicted bytes and memory beside those of real runs, minutes"
 	@echo "make test-convergence     local updates against a push every step, on a small GPT: minutes"
@@ -32,6 +35,21 @@ test: lint types
 
 test-accuracy: $(READY)
 	$(BIN)/pytest -m "slow or not slow" tests/training/test_digits_accuracy.py
+
+# Minutes: builds an image and trains in containers; charts, dashboards and alerts with the programs that read them. The image
+# is kept (podman image ls) and built again when its sources have changed.
+test-containers: $(READY) container-programs
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(CONTAINER_EXTRAS)]'
+	$(BIN)/pytest -m "not slow" --durations=5 $(wildcard tests/containers tests/monitoring tests/kubernetes)
+
+container-programs:
+	@missing=""; for package in $(CONTAINER_PACKAGES); do \
+		dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q "ok installed" || missing="$$missing $$package"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "make test-containers needs root and, by Debian's names:$$missing"; exit 1; fi; \
+	echo "installing$$missing"; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
 
 # Minutes, and about 14 GiB of memory: a model of 200 million parameters, tensors of 10^9 elements.
 test-large: $(READY)

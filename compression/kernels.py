@@ -20,6 +20,8 @@ import numpy as np
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from .kernel_cache import KernelCache
+
 Floats = NDArray[np.float32]
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
@@ -51,8 +53,8 @@ def kernel(function: Kernel) -> Kernel:
     A cached kernel is compiled again when any module with kernels changes. Numba itself looks at the one file of
     the kernel only, and would go on with stale code of what it calls.
     """
-    compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    compiled._cache._cache_file._source_stamp = _SOURCE_STAMP
+    compiled: Any = numba.njit(nogil=True, error_model="numpy")(function)
+    compiled._cache = KernelCache(function, _SOURCE_STAMP)
     return cast(Kernel, compiled)
 
 
@@ -175,4 +177,4 @@ def fold(values: Floats, size: np.uint64) -> np.float32:
 
 
 CACHE_FOLDER = Path(cast(Any, mix)._cache.cache_path)
-"""Where compiled kernels are kept: beside the sources, or in the user's cache folder if that may not be written."""
+"""Where this user's compiled kernels are kept: beside the sources, or in the user's cache folder if that may not be written."""
