@@ -50,13 +50,13 @@ def measure_all(options: argparse.Namespace, console: Console) -> dict[str, obje
     measured: list[MeasuredLink] = []
     runs: list[Run] = []
 
-    def write_line(line: str) -> None:
+    def relay(name: str, line: str) -> None:
         if lines is not None:
-            lines.write(line + "\n")
+            lines.write(f"[{name}] {line}\n")
 
     for number, system in enumerate([*systems] * options.repetitions):
         # A network of its own for each run: no connection, congestion window or queue is inherited.
-        with Network(_hosts(options.links), tcp, write_line) as network:
+        with Network(_hosts(options.links), tcp, relay) as network:
             servers = network.hosts[SERVERS]
             if number == 0 and not options.no_link_check:
                 workers = [host for host in network.hosts.values() if host is not servers]
@@ -85,7 +85,7 @@ def _task_arguments(options: argparse.Namespace) -> list[str]:
     size = _QUICK if options.quick else ("--width", "64", "--layers", "2", "--context", "64", "--text-bytes", "1000000")
     return [
         *(*size, "--steps", str(options.steps), "--validate-every", str(10**9)),
-        *("--optimizer", "sgd", "--learning-rate", "0.2"),
+        *("--optimizer", "sgd", "--learning-rate", "0.1"),
         *([] if options.quick else ["--batch-size", "16"]),
         *options.training,
     ]
@@ -116,15 +116,27 @@ def _print_links(measured: Sequence[MeasuredLink], console: Console) -> None:
 
 def _print_runs(runs: Sequence[dict[str, object]], console: Console) -> None:
     table = Table(title="Bytes of a step and seconds of a step, by worker")
-    for heading in ("system", "worker", "steps", "KB up", "KB down", "compute ms", "wait ms"):
+    for heading in (
+        "system",
+        "worker",
+        "steps",
+        "KB up",
+        "KB down",
+        "compute ms",
+        "wait ms",
+        "round ms: 10%",
+        "50%",
+        "90%",
+    ):
         table.add_column(heading)
     for one in runs:
         for worker in one["workers"]:  # type: ignore[attr-defined]
             steps = max(1, worker["num_steps"])
             spent = worker["seconds"]
             parts = [f"{1e3 * spent[part] / steps:.0f}" if spent else "" for part in ("compute", "wait")]
+            rounds = [f"{1e3 * one:.0f}" for one in worker["round_seconds"] or ()]
             kilobytes = [f"{worker[way] / steps / 1000:.1f}" for way in ("bytes_up", "bytes_down")]
-            table.add_row(str(one["system"]), worker["name"], str(worker["num_steps"]), *kilobytes, *parts)
+            table.add_row(str(one["system"]), worker["name"], str(worker["num_steps"]), *kilobytes, *parts, *rounds)
     console.print(table)
 
 
@@ -135,8 +147,8 @@ def _parser() -> argparse.ArgumentParser:
     names = "; ".join(system.name for system in SYSTEMS)
     parser.add_argument("--links", type=parse_links, default=parse_links(UNLIKE_LINKS), help=f"default: {UNLIKE_LINKS}")
     parser.add_argument("--systems", type=lambda text: text.split(";"), help=f"separated by semicolons, of: {names}")
-    parser.add_argument("--target-loss", type=float, default=2.7, help="mean of the last 20 steps of each worker, nats")
-    parser.add_argument("--limit-seconds", type=float, default=360, help="of a run, from its first step on")
+    parser.add_argument("--target-loss", type=float, default=2.9, help="mean of the last 20 steps of each worker, nats")
+    parser.add_argument("--limit-seconds", type=float, default=900, help="of a run, from its first step on")
     parser.add_argument("--repetitions", type=int, default=1, help="of all systems, one after the other")
     parser.add_argument("--steps", type=int, default=400, help="of each worker; the learning rate follows them")
     parser.add_argument("--shards", type=int, default=2, help="servers, all on one host")

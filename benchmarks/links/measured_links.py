@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 import subprocess
+import time
 from dataclasses import dataclass
 
 from ...protos.errors import PushpullError, SettingError
@@ -11,6 +13,7 @@ from .network import Host, Network
 _PINGS = 20
 _IPERF_SECONDS = 3
 _PORT = 5201
+_PATIENCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ def measure(network: Network, worker: Host, servers: Host) -> MeasuredLink:
         SettingError: ping or iperf3 is not installed.
         PushpullError: they failed.
     """
+    missing = [tool for tool in ("ping", "iperf3") if shutil.which(tool) is None]
+    if missing:
+        raise SettingError(f"{' and '.join(missing)} must be installed to measure links; or say --no-link-check")
     pings = _run(worker, ["ping", "-q", "-c", str(_PINGS), "-i", "0.1", servers.address])
     times = re.search(r"= [0-9.]+/([0-9.]+)/", pings)
     if times is None:
@@ -48,26 +54,20 @@ def measure(network: Network, worker: Host, servers: Host) -> MeasuredLink:
 
 
 def _iperf(worker: Host, servers: Host, *options: str) -> tuple[float, str]:
-    words = [
-        "iperf3",
-        "--client",
-        servers.address,
-        "--port",
-        str(_PORT),
-        "--time",
-        str(_IPERF_SECONDS),
-        "--json",
-        *options,
-    ]
-    end = json.loads(_run(worker, words))["end"]
-    return end["sum_received"]["bits_per_second"] / 1e6, end.get("sender_tcp_congestion", "?")
+    words = ["iperf3", "--client", servers.address, "--port", str(_PORT), "--time", str(_IPERF_SECONDS), "--json"]
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        result = json.loads(_run(worker, [*words, *options]))
+        if "sum_received" in result["end"]:
+            end = result["end"]
+            return end["sum_received"]["bits_per_second"] / 1e6, end.get("sender_tcp_congestion", "?")
+        if time.monotonic() > deadline:
+            raise PushpullError(f"iperf3 from {worker.name} failed: {result.get('error', 'it says nothing')}")
+        time.sleep(0.2)  # its server is not listening yet, or still ending the connection before
 
 
 def _run(host: Host, words: list[str]) -> str:
-    try:
-        done = subprocess.run(host.command(words), capture_output=True, text=True, timeout=60, check=False)
-    except OSError as error:
-        raise SettingError(f"{words[0]} cannot be run ({error.strerror}): install iputils-ping and iperf3") from None
-    if done.returncode not in (0, 1) or not done.stdout:
-        raise PushpullError(f"{' '.join(words)} failed on {host.name}: {done.stderr}{done.stdout}")
+    done = subprocess.run(host.command(words), capture_output=True, text=True, timeout=60, check=False)
+    if not done.stdout:
+        raise PushpullError(f"`{' '.join(words)}` failed on {host.name}: {done.stderr}")
     return done.stdout

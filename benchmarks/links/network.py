@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from ...deploy.environment import process_environment
-from ...deploy.processes import Child, Family
+from ...deploy.processes import Child, Family, Relay
 from ...protos.errors import PushpullError, SettingError
 from .link import Link
 
@@ -84,14 +84,14 @@ class Network:
         SettingError: this machine cannot have one; says why.
     """
 
-    def __init__(self, links: Mapping[str, Link | None], tcp: TcpSettings, write_line: Callable[[str], None]) -> None:
+    def __init__(self, links: Mapping[str, Link | None], tcp: TcpSettings, relay: Relay) -> None:
         reason = why_not_here()
         if reason is not None:
             raise SettingError(f"pushpull bench links: {reason}.")
         self.hosts: dict[str, Host] = {}
         self._links = links
         self._tcp = tcp
-        self._family = Family(write_line)
+        self._family = Family(relay)
 
     def start(
         self, host: Host, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None

@@ -1,7 +1,9 @@
 """One system on one network, from its start to the target loss or to the limit."""
 
+import itertools
 import json
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -38,6 +40,9 @@ class WorkerFigures:
     bytes_up: int
     """IP packets that left, headers and what was sent again included."""
     bytes_down: int
+    round_seconds: tuple[float, float, float] | None
+    """From the end of a step to the end of the next: a tenth took at most the first of these, half the second, nine
+    tenths the third. None if there are too few steps."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By what they went into (`compute`, `encode`, `wait`, `decode`); pushpull only."""
 
@@ -132,6 +137,7 @@ class _Watch:
                 num_steps=len(record.steps),
                 bytes_up=last[0] - first[0],
                 bytes_down=last[1] - first[1],
+                round_seconds=_round_seconds(record),
                 seconds=spent,
             )
             for host, record, first, last, spent in zip(
@@ -162,6 +168,14 @@ def _seconds_of_workers(network: Network, started: Started) -> list[dict[str, fl
         return unknown
     parts = ("compute", "encode", "wait", "decode")
     return [{part: float(report.get(f"{part}_seconds", 0.0)) for part in parts} for report in reports]
+
+
+def _round_seconds(record: Record) -> tuple[float, float, float] | None:
+    ends = [ended for ended, _ in record.steps]
+    if len(ends) < 3:
+        return None
+    tenths = statistics.quantiles((b - a for a, b in itertools.pairwise(ends)), n=10)
+    return tenths[0], tenths[4], tenths[8]
 
 
 def _wait(child: Child) -> None:

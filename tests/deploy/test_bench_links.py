@@ -22,6 +22,10 @@ MARK = "LINKS_TEST_MARK"
 needs_namespaces = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 
+def ignored(name: str, line: str) -> None:
+    """What processes say."""
+
+
 def running(pids: list[int]) -> list[int]:
     return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
 
@@ -108,7 +112,7 @@ def test_there_is_no_mean_before_there_are_enough_steps() -> None:
 def test_hosts_see_each_other_through_their_links_only() -> None:
     """20 + 40 ms between two hosts: each link adds its own."""
     links = {"near": parse_link("100mbit/20ms"), "far": parse_link("100mbit/40ms"), "free": None}
-    with Network(links, TcpSettings(), lambda line: None) as network:
+    with Network(links, TcpSettings(), ignored) as network:
         near, far, free = (network.hosts[name] for name in links)
         pids = [host.pid for host in network.hosts.values()]
         assert running(pids) == pids
@@ -124,7 +128,7 @@ def test_hosts_see_each_other_through_their_links_only() -> None:
 
 @needs_namespaces
 def test_the_rate_holds_in_both_directions_and_lost_packets_are_lost() -> None:
-    with Network({"a": parse_link("8mbit/0ms/50%"), "b": None}, TcpSettings(), lambda line: None) as network:
+    with Network({"a": parse_link("8mbit/0ms/50%"), "b": None}, TcpSettings(), ignored) as network:
         a, b = network.hosts.values()
         for source, target in ((a, b), (b, a)):
             before = [host.bytes_sent_and_received() for host in (source, target)]
@@ -142,7 +146,7 @@ def test_a_network_that_cannot_be_made_leaves_nothing_behind(tmp_path: Path, mon
     monkeypatch.setenv(MARK, mark)
     with (
         pytest.raises(PushpullError, match="nonsense"),
-        Network({"a": None}, TcpSettings(sysctls=["nonsense=1"]), lambda line: None),
+        Network({"a": None}, TcpSettings(sysctls=["nonsense=1"]), ignored),
     ):
         pass
     assert descendants_marked(mark) in ([], [os.getpid()])
