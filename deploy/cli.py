@@ -305,6 +305,14 @@ def bench_codec(arguments: Arguments = None) -> None:
     sys.exit(importlib.import_module("pushpull.benchmarks.codec").main(arguments or []))
 
 
+@bench.command("links", context_settings={"ignore_unknown_options": True, "help_option_names": []})
+def bench_links(arguments: Arguments = None) -> None:
+    """Measure time to a loss over slow links, beside DistributedDataParallel. Needs root."""
+    import importlib
+
+    sys.exit(importlib.import_module("pushpull.benchmarks.links.command").main(arguments or []))
+
+
 def main() -> None:
     """Entry point: an error of pushpull is one sentence on standard error and exit status 1."""
     try:

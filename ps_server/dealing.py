@@ -15,6 +15,8 @@ from ..protos.errors import SettingError
 from ..protos.registrar_pb2 import DealRequest, DealResponse, Lot
 
 MOST_LOTS_AT_ONCE = 64
+FEW_LOTS = 4
+"""That anybody may have at once, near the end of an epoch, too."""
 
 
 @dataclass
@@ -63,7 +65,7 @@ class DataDealer:
         if self._in_turns and worker in members and self._missing(request.epoch, members):
             return DealResponse(state=DealResponse.STATE_WAIT)
         lots = []
-        for _ in range(min(max(1, request.num_lots), MOST_LOTS_AT_ONCE)):
+        for _ in range(self._most_lots(epoch, request)):
             lot = self._next(epoch, request.epoch, worker, members)
             if lot is None:
                 break
@@ -131,6 +133,14 @@ class DataDealer:
         epoch = self._epochs[number]
         first_turn = epoch.cursor == 0 and not self._outstanding(number)
         return first_turn and any(self._started.get(member, -1) < number for member in members)
+
+    def _most_lots(self, epoch: Epoch, request: DealRequest) -> int:
+        """In turns all get alike. Else what is left is not for one worker: the epoch would end when the slowest is done."""
+        wanted = min(max(1, request.num_lots), MOST_LOTS_AT_ONCE)
+        if self._in_turns or len(epoch.readers) == 1:
+            return wanted
+        num_left = (epoch.size - epoch.cursor) // request.batch_size
+        return min(wanted, max(FEW_LOTS, num_left // (2 * len(epoch.readers))))
 
     def _next(self, epoch: Epoch, number: int, worker: int, members: set[int]) -> Lot | None:
         reader = epoch.readers[worker]

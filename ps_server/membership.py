@@ -96,3 +96,12 @@ class Membership:
         if member is None or not member.active:
             return 0
         return self.clock(worker_id) - self.smallest_clock(worker_id)
+
+    def clock_lag_after_step(self, worker_id: int) -> int:
+        """What the lag will be when one more step of the worker is settled here."""
+        member = self._members.get(worker_id)
+        if member is None or not member.active:
+            return 0
+        others = [self._clocks[other] for other, who in self._members.items() if who.active and other != worker_id]
+        clock = self.clock(worker_id) + 1
+        return clock - min([clock, *others])

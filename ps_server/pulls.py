@@ -49,8 +49,18 @@ class WaitingPulls:
             del self._tickets[key]
 
     def streaming(self, job: Job) -> list[PullTicket]:
-        """Those that will be answered when the job is done: they may be sent its values as they are made."""
-        return [ticket for key, ticket in self._tickets.items() if ticket.step and key.worker in job.settles]
+        """Those that will be answered when the job is done: they may be sent its values as they are made.
+
+        Not those that the policy will hold back: what they were sent now, others' steps would make old, and all of it
+        would be sent again.
+        """
+        return [
+            ticket
+            for key, ticket in self._tickets.items()
+            if ticket.step
+            and key.worker in job.settles
+            and self._policy.may_answer(self._membership.clock_lag_after_step(key.worker_id))
+        ]
 
     def answer(self, progress: Progress, last_step: Callable[[Key], int]) -> list[Effect]:
         """Answers every pull that may be answered now; `last_step` is the newest settled step of a worker."""

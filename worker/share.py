@@ -20,6 +20,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from ..protos.errors import PushpullError, SettingError
 from ..protos.registrar_pb2 import DealRequest, DealResponse, Lot
+from .asking_pace import AskingPace
 from .data_ledger import DataLedger
 from .permutation import Order, epoch_order
 
@@ -33,7 +34,6 @@ Place = tuple[int, Callable[[], int]]
 Part = tuple[int, int]
 """Which part of each batch this process works on, and the number of parts: of ranks that see different data."""
 
-LOTS_PER_CALL = 4
 _END: Any = object()
 ASK_AGAIN_SECONDS = 0.02
 
@@ -107,6 +107,7 @@ class LotSource:
         self._dealt: deque[tuple[int, Lot]] = deque()
         self._ahead: deque[tuple[int, Lot]] = deque()
         self._strays_returned = False
+        self._pace = AskingPace()
 
     def __iter__(self) -> Iterator[list[int]]:
         while (lot := self._next()) is not None:
@@ -148,7 +149,12 @@ class LotSource:
         if not self._dealt:
             if self.state == DealResponse.STATE_OVER:
                 return None
+            asked_at = time.monotonic()
             answer = self._calls.deal(self._request())
+            if answer.lots:
+                self._pace.answered(asked_at, time.monotonic())
+            else:
+                self._pace.interrupted()
             self.state = answer.state
             self._strays_returned = self._strays_returned and not answer.lots
             self._dealt.extend((self._ledger.generation, lot) for lot in answer.lots)
@@ -160,7 +166,7 @@ class LotSource:
             dataset_size=self._epoch.num_samples,
             batch_size=self._epoch.batch_size,
             drop_last=self._epoch.drop_last,
-            num_lots=LOTS_PER_CALL,
+            num_lots=self._pace.num_lots,
             leave_epoch=leave_epoch,
         )
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pushpull.protos.errors import SettingError
 from pushpull.protos.registrar_pb2 import DealRequest, DealResponse, Lot
-from pushpull.ps_server.dealing import DataDealer
+from pushpull.ps_server.dealing import FEW_LOTS, DataDealer
 
 
 def ask(
@@ -136,3 +136,17 @@ def test_data_sets_of_unlike_sizes_are_refused() -> None:
     ask(dealer, 0, {0, 1})
     with pytest.raises(SettingError, match="100"):
         ask(dealer, 1, {0, 1}, size=99)
+
+
+def test_without_turns_nobody_gets_many_lots_of_what_is_left() -> None:
+    """Two readers: a quarter of what is left for one answer, and never less than a few lots."""
+    dealer = DataDealer(in_turns=False)
+    ask(dealer, 1, set(), size=1000)  # one lot of ten samples is gone
+    counts = [len(ask(dealer, 0, set(), size=1000, lots=32).lots) for _ in range(10)]
+    assert counts[:4] == [24, 18, 14, 10]
+    assert counts[-2:] == [FEW_LOTS, FEW_LOTS]
+
+
+def test_in_turns_as_many_lots_are_dealt_as_are_asked_for() -> None:
+    dealer = DataDealer(in_turns=True)
+    assert len(ask(dealer, 0, {0}, lots=8).lots) == 8

@@ -58,6 +58,15 @@ def test_clock_lag_counts_from_the_slowest_active_member() -> None:
     assert membership.clock_lag(2) == 0
 
 
+def test_the_lag_behind_a_step_is_what_it_will_be_when_the_step_is_settled() -> None:
+    membership = Membership()
+    membership.install(view(1, member(0, 1), member(1, 2), member(2, 3, active=False)))
+    for worker in (0, 1, 0, 0, 1, 2):
+        foreseen = membership.clock_lag_after_step(worker)
+        membership.advance(worker)
+        assert membership.clock_lag(worker) == foreseen
+
+
 def test_a_late_joiner_starts_at_its_start_clock_and_a_leaver_frees_the_others() -> None:
     membership = Membership()
     membership.install(view(1, member(0, 1), member(1, 2)))

@@ -1,0 +1,1 @@
+"""Training over shaped links between network namespaces of this machine."""
