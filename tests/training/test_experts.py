@@ -198,7 +198,7 @@ class TestFetching:
         def body(worker: Worker) -> tuple[int, int]:
             run = Training(worker, on_demand=True)
             run.train(2)
-            worker._membership._take_fence(ExpiredError("the lease ran out"))
+            worker._membership._take_end(ExpiredError("the lease ran out"))
             run.train(3)
             report = worker._recorder.report()
             return report.steps_dropped, report.steps_applied
