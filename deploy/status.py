@@ -12,18 +12,11 @@ from ..protos.registrar_pb2 import JobStatus, JobStatusRequest, ShardStatus
 from ..protos.registrar_pb2_grpc import RegistrarStub
 from ..protos.shard_pb2 import ShardStatusRequest
 from ..protos.shard_pb2_grpc import ShardStub
+from ..protos.transport import CLIENT_OPTIONS
 from .status_figures import Look
 
 _ASK_AGAIN_SECONDS = 10.0
 _SHARD_SECONDS = 1.0
-
-_CHANNEL_OPTIONS = (
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.max_receive_message_length", 64 << 20),
-)
 
 
 class StatusClient:
@@ -31,7 +24,7 @@ class StatusClient:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._channel = grpc.insecure_channel(address, options=CLIENT_OPTIONS)
         self._stub: Any = RegistrarStub(self._channel)
         self._pending: Any = None
 
@@ -98,7 +91,7 @@ class ShardAsker:
 
     def _stub(self, address: str) -> Any:
         if address not in self._channels:
-            self._channels[address] = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+            self._channels[address] = grpc.insecure_channel(address, options=CLIENT_OPTIONS)
         return ShardStub(self._channels[address])
 
 

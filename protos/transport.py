@@ -1,4 +1,4 @@
-"""gRPC options of servers and of those who call them: one table, because the two must agree."""
+"""gRPC options of servers and of everybody who calls them: one table, because they must agree."""
 
 MAX_MESSAGE_BYTES = 64 << 20
 
@@ -16,11 +16,14 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
 CLIENT_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # HTTP proxies that the environment names are for what is outside; streams that last for days are not.
+    ("grpc.enable_http_proxy", 0),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # In spite of its name how long one attempt may take: two round trips, and a second more where a packet is lost.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     # Bulk data and heartbeats to one server must not share a connection.
     ("grpc.use_local_subchannel_pool", 1),
     # Retries are ours: the same bytes under the same key.
