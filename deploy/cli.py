@@ -111,6 +111,9 @@ def server(
     ] = "127.0.0.1:0",
     reflection: Annotated[bool, typer.Option(help="Serve gRPC reflection.")] = False,
     num_apply_threads: Annotated[int | None, typer.Option(min=1, help="Threads that apply steps.")] = None,
+    max_workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker streams, one for each rank of each worker; default: 128.")
+    ] = None,
     sets: Sets = None,
     job: JobPath = None,
     log_format: LogAs = LogFormat.TEXT,
@@ -155,6 +158,7 @@ def server(
         metrics_listen=metrics_listen or None,
         reflection=reflection,
         num_apply_threads=num_apply_threads,
+        max_workers=max_workers or ServerConfig.max_workers,
     )
     serve(config, announce_fd, speaker)
 

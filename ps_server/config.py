@@ -109,6 +109,7 @@ class ServerConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.shard < self.num_shards:
             raise SettingError(f"shard={self.shard} does not exist among num_shards={self.num_shards}")
+        _at_least("max_workers", self.max_workers, 1)
         if self.shard == 0 and self.job is None:
             raise SettingError("shard 0 is the registrar and needs the job's settings")
         if self.shard > 0 and self.registrar is None:

@@ -33,7 +33,7 @@ class Streams:
         if len(self._sessions) >= self.most:
             raise OverBudgetError(
                 f"shard {self._shard} serves {self.most} worker streams already, one for each rank of each worker; raise "
-                "max_workers, which counts streams"
+                "--max-workers of every server, which counts streams"
             )
         session = self._sessions[key] = Session(key)
         self.hear(key)

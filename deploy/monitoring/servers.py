@@ -152,7 +152,7 @@ PROCESS = Row(
         ),
         Panel(
             title="Worker streams",
-            description="One for each rank of each worker, and how many a server takes at most (max_workers).",
+            description="One for each rank of each worker, and how many a server takes at most (--max-workers).",
             queries=(
                 Query(server("pushpull_worker_streams"), "shard {{shard}}"),
                 Query(f"min({server('pushpull_worker_streams_limit')})", "limit"),

@@ -1,11 +1,13 @@
 """`pushpull server --servers ...`, the same for every shard, and `pushpull health`, which probes ask."""
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -93,6 +95,20 @@ def test_servers_with_one_command_are_ready_when_all_are_there_whoever_comes_fir
     wait_until(lambda: health(first) == (1, "NOT_SERVING"), "shard 0 misses shard 1")
     registrar.send_signal(signal.SIGTERM)
     assert registrar.wait(DEADLINE_SECONDS) == 0
+
+
+def test_max_workers_is_what_the_server_takes(start: Start) -> None:
+    (port,) = ports(1)
+    address = f"127.0.0.1:{port}"
+    start("server", "--shard", "0", "--num-shards", "1", "--max-workers", "7", "--metrics-listen", address)
+
+    def limit() -> str:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{address}/metrics", timeout=5.0) as page:
+            lines = page.read().decode().splitlines()
+            return next(line for line in lines if line.startswith("pushpull_worker_streams_limit")).split()[-1]
+        return ""
+
+    wait_until(lambda: limit() == "7.0", "shard 0 shows its limit")
 
 
 def test_health_of_nobody_is_bad_and_says_why() -> None:
