@@ -59,9 +59,8 @@ class EndOnSigterm:
         os.set_blocking(writing, False)
         others = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         if others != -1:
-            signal.set_wakeup_fd(
-                others
-            )  # an event loop's; our handler wakes the thread, if the main thread comes to run it
+            # It is an event loop's. Our handler wakes the thread, if the main thread comes to run it.
+            signal.set_wakeup_fd(others)
         self._old_handler = signal.signal(signal.SIGTERM, self)
         forget = weakref.WeakMethod(self._forget_in_child)
         os.register_at_fork(after_in_child=lambda: (method := forget()) and method())

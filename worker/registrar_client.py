@@ -77,7 +77,6 @@ class RegistrarClient:
         """Incarnations of this worker's id before this one, in any process."""
         self.counts = CallCounts()
         self._dial()
-        self.counts = CallCounts()
         self._closing = threading.Event()
         self._over: PushpullError | None = None
 

@@ -69,7 +69,7 @@ class Worker:
         try:
             self._ranks = open_ranks(config)
         except BaseException:
-            self._sigterm.remove()
+            self._stop_serving()
             raise
         self._registrar = RegistrarClient(
             config.servers[0], config.patience_seconds, "patience_seconds", self._ranks.rank
@@ -95,7 +95,7 @@ class Worker:
             self._show()
             logger.info("worker %d has joined the job at %s", self.id, self._registrar.address)
         except BaseException as error:
-            self.close(str(error))
+            self._close(failure_text(error), orderly=False)
             raise
 
     @property
@@ -326,11 +326,12 @@ class Worker:
             if not self._sigterm.requested:
                 raise
         if self._sigterm.requested:
-            self._membership.leave_at_once()  # it is under way: the process must not end before
+            self._membership.leave_at_once()  # the process must not end before
             raise SystemExit(EXIT_STATUS) from error
 
     def _leave_block(self, error: BaseException | None) -> None:
         if self._sigterm.requested:
+            self._membership.leave_at_once()  # it is under way, by the channel that is closed then
             return self._close(failure="", orderly=False)
         lost = None if error is None else self._ranks.loss_behind(error)
         try:
@@ -372,8 +373,11 @@ class Worker:
         self._metrics.watch(gpu_readings.FAMILIES, GpuReadings().read)
 
     def _close_quietly(self) -> None:
-        self._sigterm.remove()
         self._registrar.close()
+        self._stop_serving()
+
+    def _stop_serving(self) -> None:
+        self._sigterm.remove()
         if self._endpoint is not None:
             self._endpoint.close()
 

@@ -8,6 +8,7 @@ import torch
 from pushpull.protos.errors import SettingError
 from pushpull.protos.shard_pb2 import Verdict
 from pushpull.worker import Worker, connect
+from pushpull.worker.ending import EXIT_STATUS
 
 from .fake_servers import FakeServers
 from .small_model import backward, small_model
@@ -30,6 +31,17 @@ class TestWorker:
         with pytest.raises(SettingError, match="push_codec='int8'"):
             connect(servers.address, push_codec="int8")
         assert servers.leaves[0].failure
+
+    def test_told_to_end_while_it_joins_has_not_failed(
+        self, servers: FakeServers, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def told(*arguments: object) -> None:
+            raise SystemExit(EXIT_STATUS)
+
+        monkeypatch.setattr("pushpull.worker.worker.check_expectations", told)
+        with pytest.raises(SystemExit):
+            connect(servers.address)
+        assert [leave.failure for leave in servers.leaves] == [""]
 
     @pytest.mark.parametrize(
         ("optimizer_class", "numbers", "names"),
