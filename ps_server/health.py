@@ -1,5 +1,6 @@
 """What a server says of its own health: it starts, is ready, and drains at its end."""
 
+import threading
 from enum import Enum
 
 from grpc_health.v1.health import HealthServicer
@@ -21,7 +22,8 @@ class Phase(Enum):
 class ServerHealth:
     """The phase and whether there are parameters, told to whoever asks the health service.
 
-    The service without a name is SERVING in every phase: a server that drains must not be killed for it.
+    The service without a name is SERVING in every phase: a server that drains must not be killed for it. May be told from
+    several threads.
     """
 
     def __init__(self) -> None:
@@ -29,19 +31,22 @@ class ServerHealth:
         self.phase = Phase.STARTING
         self._trained = False
         self._told: dict[str, bool] = {}
+        self._lock = threading.Lock()
         self._tell()
 
     def observe(self, linked: bool, trained: bool) -> None:
         """Takes in whether all servers that this one must hear of are linked, and whether it holds parameters."""
-        if self.phase is not Phase.DRAINING:
-            self.phase = Phase.READY if linked else Phase.STARTING
-        self._trained = trained
-        self._tell()
+        with self._lock:
+            if self.phase is not Phase.DRAINING:
+                self.phase = Phase.READY if linked else Phase.STARTING
+            self._trained = trained
+            self._tell()
 
     def drain(self) -> None:
         """From now on nobody should come."""
-        self.phase = Phase.DRAINING
-        self._tell()
+        with self._lock:
+            self.phase = Phase.DRAINING
+            self._tell()
 
     def _tell(self) -> None:
         self._set(READY, self.phase is Phase.READY)
