@@ -17,6 +17,9 @@ LONGEST_END_SECONDS = 10.5
 """From the signal, or the end of the job, to the end of the process: more than a drain takes, less than the 12 s after which
 nobody waits any more."""
 
+INSISTS_AFTER_SECONDS = 1.0
+"""A second signal counts, unless it comes so soon that it is the first one sent twice: to the process and to its group."""
+
 
 def serve(config: ServerConfig, announce_fd: int | None, speaker: Speaker) -> None:
     """Serves until SIGTERM, SIGINT or the server's own end; raises PortInUseError and SettingError.
@@ -28,12 +31,16 @@ def serve(config: ServerConfig, announce_fd: int | None, speaker: Speaker) -> No
     speaker.follow(lambda: {"job": server.job_id} if server.job_id else {})
     server.start()
     drainer = threading.Thread(target=server.drain, name="drain", daemon=True)
+    told_at: float | None = None
 
     def drain(signal_number: int, frame: FrameType | None) -> None:
         # A handler may interrupt anything, also a lock that drain() needs; so another thread drains.
-        if drainer.ident is not None:
+        nonlocal told_at
+        if told_at is None:
+            told_at = time.monotonic()
+            drainer.start()
+        elif time.monotonic() > told_at + INSISTS_AFTER_SECONDS:
             os._exit(128 + signal_number)
-        drainer.start()
 
     signal.signal(signal.SIGTERM, drain)
     signal.signal(signal.SIGINT, drain)
