@@ -20,6 +20,10 @@ class Ending:
         self._last_round = 0
 
     @property
+    def has_begun(self) -> bool:
+        return self._error is not None
+
+    @property
     def message(self) -> str:
         """Why the job ends, for people; empty while it goes on."""
         return "" if self._error is None else str(self._error)

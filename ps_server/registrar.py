@@ -376,6 +376,8 @@ class Registrar:
         self._orders.append(RegistrarOrder(close=closed.record))
 
     def _end_if_due(self, now: float) -> None:
+        if not self._ending.has_begun:
+            return
         begun = self._rounds is not None and self._rounds.has_begun(self._roster.members())
         if self._ending.comes_now(now, self.rounds_closed, begun):
             self._orders.append(RegistrarOrder(end=JobEnd(message=self._ending.message)))
