@@ -71,7 +71,7 @@ class RemoteLink:
     def _run(self, shard: LinkedShard) -> None:
         told = ""
         while not self._stopped.is_set():
-            was_up, reason = False, "the registrar ended it"
+            reason = "the registrar ended it"
             try:
                 # A channel for each stream: one that could not resolve a name would wait ever longer before it tries again.
                 with grpc.insecure_channel(self._registrar, options=CLIENT_OPTIONS) as channel:
@@ -91,6 +91,8 @@ class RemoteLink:
         outgoing.put(ShardReport(hello=self._hello))
         self._outgoing = outgoing
         call = self._call = stub.Link(iter(outgoing.get, None))
+        if self._stopped.is_set():
+            call.cancel()
         try:
             call.initial_metadata()
             self.up = call.is_active()
