@@ -85,7 +85,7 @@ class Answers:
         def make() -> bytes:
             with bundle.lock:
                 message = shard.publisher.message(bundle, held)
-            newer = held < shard.store.versions[bundle.first : bundle.last]
+                newer = held < shard.store.versions[bundle.first : bundle.last]
             num_elements = int(shard.store.block_elements[bundle.first : bundle.last][newer].sum())
             with self._lock:
                 self._statistics.pulled(len(message), num_elements)
