@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..protos.addresses import server_addresses
 from ..protos.errors import PushpullError, SettingError
 from .environment import LOG_FORMAT, LOG_LEVEL
 from .log_settings import LogFormat, LogLevel, LogSettings
@@ -202,7 +203,7 @@ def worker(
     configure_logs(logs, speaker, beside_a_script=True)
     if guard_fd is not None:
         watch_launcher(guard_fd)
-    addresses = [address.strip() for address in servers.split(",") if address.strip()]
+    addresses = server_addresses(servers, "--servers")
     if not addresses:
         raise SettingError("--servers is empty: name every server as HOST:PORT, shard 0 first, separated by commas.")
     group_size = world_size()

@@ -17,6 +17,7 @@ from .log_settings import DEFAULT_LOGS, LogSettings
 from .processes import Child, Family, pushpull_command
 from .progress import Display
 from .status import StatusClient, newest_status
+from .status_figures import LIVE_STATES
 from .stop_request import StopRequest
 from .summary import RunEnd, WorkerEnd
 from .worker_processes import GRACE_SECONDS, WorkerProcesses, WorkerStart, start_worker
@@ -24,7 +25,6 @@ from .worker_shape import WorkerShape
 
 _POLL_SECONDS = 0.05
 _SERVER_START_SECONDS = 60.0
-_LIVE_STATES = ("joined", "enrolled", "active", "paused")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +188,7 @@ class Launcher:
     def _strangers(self) -> list[int]:
         launched = {pid for worker in self._workers for pid in worker.pids}
         workers = self._status.workers if self._status is not None else ()
-        return [w.worker_id for w in workers if w.state in _LIVE_STATES and w.pid not in launched]
+        return [w.worker_id for w in workers if w.state in LIVE_STATES and w.pid not in launched]
 
     def _take(self, status: JobStatus | None) -> None:
         if status is not None:

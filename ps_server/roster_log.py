@@ -4,11 +4,9 @@ from collections.abc import Iterable
 
 import structlog
 
-from .roster import Worker
+from .roster import LIVE_STATES, Worker
 
 log = structlog.get_logger(__name__)
-
-_WARNINGS = ("failed", "expired", "replaced")
 
 
 class RosterLog:
@@ -28,7 +26,7 @@ class RosterLog:
             if before == state:
                 continue
             self._states[worker.worker_id] = state
-            if before is not None and before[0] != worker.incarnation and before[1] in ("joined", "enrolled", "active"):
+            if before is not None and before[0] != worker.incarnation and before[1] in LIVE_STATES:
                 log.warning("worker replaced", worker=worker.worker_id, incarnation=before[0])
             self._tell(worker, is_new=before is None or before[0] != worker.incarnation)
 
