@@ -11,14 +11,12 @@ from types import FrameType
 from ..ps_server.config import ServerConfig
 from ..ps_server.server import Server
 from .logs import Speaker, writes_json
+from .stop_request import INSISTS_AFTER_SECONDS
 from .tracing import shard_observer
 
 LONGEST_END_SECONDS = 10.5
 """From the signal, or the end of the job, to the end of the process: more than a drain takes, less than the 12 s after which
 nobody waits any more."""
-
-INSISTS_AFTER_SECONDS = 1.0
-"""A second signal counts, unless it comes so soon that it is the first one sent twice: to the process and to its group."""
 
 
 def serve(config: ServerConfig, announce_fd: int | None, speaker: Speaker) -> None:

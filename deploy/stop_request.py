@@ -1,9 +1,13 @@
 """The wish of the user, or of the operating system, that a run ends."""
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+INSISTS_AFTER_SECONDS = 1.0
+"""A second signal counts, unless it comes so soon that it is the first one sent twice: to the process and to its group."""
 
 
 class StopRequest:
@@ -12,10 +16,13 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self.insists = False
+        self._asked_at = 0.0
 
     def __call__(self, signal_number: int, frame: FrameType | None) -> None:
-        self.insists = self.signal_number is not None
-        self.signal_number = signal_number
+        if self.signal_number is None:
+            self.signal_number, self._asked_at = signal_number, time.monotonic()
+        elif time.monotonic() > self._asked_at + INSISTS_AFTER_SECONDS:
+            self.insists = True
 
     @contextmanager
     def installed(self) -> Iterator["StopRequest"]:
