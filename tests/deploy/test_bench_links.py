@@ -15,6 +15,7 @@ from pushpull.benchmarks.links.link import Link, parse_link, parse_links
 from pushpull.benchmarks.links.network import Network, TcpSettings, why_not_here
 from pushpull.benchmarks.links.records import STEPS_OF_MEAN, Record, Recording, course_of, read_record
 from pushpull.benchmarks.links.systems import SYSTEMS, systems_named
+from pushpull.deploy.processes import pushpull_command
 from pushpull.protos.errors import PushpullError, SettingError
 
 WHY_NOT = why_not_here()
@@ -185,3 +186,23 @@ def test_a_system_that_fails_is_reported_with_what_it_said(tmp_path: Path) -> No
     options = ["--quick", "--no-link-check", "--links", "1gbit", "--systems", "fp32", "--training=--no-such-option"]
     with pytest.raises(PushpullError, match="unrecognized arguments: --no-such-option"):
         main(options)
+
+
+@needs_namespaces
+@pytest.mark.parametrize(
+    "channel",
+    [
+        "from pushpull.worker.channel import open_channel; channel = open_channel('{0}')",
+        "from pushpull.deploy.status import StatusClient; channel = StatusClient('{0}')._channel",
+    ],
+)
+def test_a_server_is_reached_over_a_link_on_which_connecting_takes_a_second(channel: str) -> None:
+    """A handshake is two round trips. An attempt that is given up sooner than that is given up for ever."""
+    with Network({"far": parse_link("100mbit/600ms"), "server": None}, TcpSettings(), ignored) as network:
+        far, server = network.hosts.values()
+        address = f"{server.address}:7077"
+        command = [*pushpull_command("server"), "--shard", "0", "--num-shards", "1", "--listen", address]
+        network.start(server, "server", [*command, "--metrics-listen", "", "--guard-fd", str(network.guard_fd)])
+        program = f"import grpc; {channel.format(address)}; grpc.channel_ready_future(channel).result(30)"
+        done = subprocess.run(far.command([sys.executable, "-c", program]), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
