@@ -46,6 +46,9 @@ def serve(config: ServerConfig, announce_fd: int | None, speaker: Speaker) -> No
     server.wait_for_end()
     threading.Thread(target=_end_at_last, args=(config.shard,), name="hard stop", daemon=True).start()
     server.wait()
+    # All is done. A signal that came while the interpreter ends would find no handler, and turn this end into a failure.
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, signal.SIG_IGN)
 
 
 def _end_at_last(shard: int) -> None:
