@@ -34,6 +34,9 @@ class LinkedShard(Protocol):
     def reports_again(self) -> list[ShardReport]:
         """What must be said again on a new link."""
 
+    def fail(self, error: Exception) -> None:
+        """An order could not be carried out: the server cannot go on."""
+
 
 class LocalLink:
     """The link of shard 0, whose process the registrar lives in. Reports are direct calls."""
@@ -78,6 +81,8 @@ class RemoteLink:
                     self._serve_one_stream(RegistrarStub(channel), shard)
             except grpc.RpcError as error:
                 reason = str(error_of_call(error) or error.code())
+            except Exception as error:
+                return shard.fail(error)
             finally:
                 was_up, self.up = self.up, False
             if not self._stopped.is_set() and (was_up or reason != told):

@@ -138,10 +138,17 @@ class Server:
         """
         self._health.drain()
         self._ending.set()
-        self._engine.drain()
-        if self._registrar is not None or (self._link is not None and self._link.up):
-            self._engine.over.wait(OVER_SECONDS)
+        self._await_end_of_job()
         self._close_down()
+
+    def _await_end_of_job(self) -> None:
+        # Said again and again: a link that breaks loses what it had not sent. Nobody waits for a shard that is not linked.
+        deadline = time.monotonic() + OVER_SECONDS
+        while time.monotonic() < deadline:
+            self._engine.drain()
+            took_part = self._registrar is not None or (self._link is not None and self._link.up)
+            if not took_part or self._engine.over.wait(BEAT_SECONDS):
+                return
 
     def _close_down(self) -> None:
         if not self._draining.acquire(blocking=False):
@@ -224,11 +231,15 @@ class Server:
         return shard_readings.readings(standing, self._engine.figures(), self._pool.figures())
 
     def _beat(self) -> None:
-        while not self._stopped.is_set():
-            if self._engine.over.wait(BEAT_SECONDS):
-                return self._close_down()
-            self._engine.beat()
-            self._health.observe(self._linked, self._engine.trained)
+        try:
+            while not self._stopped.is_set():
+                if self._engine.over.wait(BEAT_SECONDS):
+                    return self._close_down()
+                self._engine.beat()
+                self._health.observe(self._linked, self._engine.trained)
+        except Exception as error:
+            if not self._stopping.locked():
+                self._fail(error)
 
     @property
     def _linked(self) -> bool:

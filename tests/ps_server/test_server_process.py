@@ -9,9 +9,11 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from raw_worker import RawWorker
+from raw_worker import RawWorker, cluster
 
 from pushpull.protos.health import TRAINED
+from pushpull.protos.registrar_pb2 import JoinRequest, RegistrarOrder
+from pushpull.protos.registrar_pb2_grpc import RegistrarStub
 from pushpull.ps_server.config import JobSettings, ServerConfig
 from pushpull.ps_server.server import Server
 
@@ -159,3 +161,17 @@ def test_reflection_is_off_unless_asked_for(reflection: bool) -> None:
             return
         names = {service.name for service in next(answers).list_services_response.service}
         assert {"pushpull.v1.Registrar", "pushpull.v1.Shard"} <= names
+
+
+def test_a_shard_that_cannot_carry_out_an_order_ends_with_what_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would live on without a link, and everybody would wait for it."""
+
+    def refuse(order: RegistrarOrder) -> None:
+        raise MemoryError("no room for the plan")
+
+    with cluster(2) as (first, second), grpc.insecure_channel(first.address) as channel:
+        monkeypatch.setattr(second._engine, "on_order", refuse)
+        joining = RegistrarStub(channel).Join.future(JoinRequest(worker_id=-1))
+        with pytest.raises(MemoryError, match="no room for the plan"):
+            second.wait()
+        joining.cancel()
