@@ -259,7 +259,7 @@ class Engine:
             case "end":
                 with self._lock:
                     self._end(ServerDrainingError(order.end.message))
-                log.info("the job is over", shard=self._number, why=order.end.message if self.has_workers() else "all left")
+                log.info("the job is over", why=order.end.message if self.has_workers() else "all workers have left")
                 self.over.set()
 
     def reports_again(self) -> list[ShardReport]:
