@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from ..protos.errors import PushpullError, ServerUnreachableError
 from ..protos.registrar_pb2 import JobStatus
+from ..protos.status_terms import LIVE_STATES
 from .environment import process_environment
 from .job import Job
 from .log_settings import DEFAULT_LOGS, LogSettings
 from .processes import Child, Family, pushpull_command
 from .progress import Display
 from .status import StatusClient, newest_status
-from .status_figures import LIVE_STATES
 from .stop_request import StopRequest
 from .summary import RunEnd, WorkerEnd
 from .worker_processes import GRACE_SECONDS, WorkerProcesses, WorkerStart, start_worker

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..protos.registrar_pb2 import JobStatus, ShardStatus, WorkerReport, WorkerStatus
+from ..protos.status_terms import LIVE_STATES, STEP_PARTS
 
 WINDOW_SECONDS = 5.0
 SHORTEST_SECONDS = 0.2
 """Between two reports that a rate is taken from."""
-LIVE_STATES = ("joined", "enrolled", "active", "paused")
 MOST_LOST_SHOWN = 5
 """Workers that failed or expired, the newest; there may have been thousands."""
 
@@ -133,7 +133,7 @@ def _worker_rates(before: WorkerStatus, now: WorkerStatus, seconds: float) -> Wo
     def grown(name: str) -> float:
         return max(0.0, float(getattr(now.report, name) - getattr(before.report, name)))
 
-    parts = [grown(f"{part}_seconds") for part in ("compute", "encode", "wait", "decode")]
+    parts = [grown(f"{part}_seconds") for part in STEP_PARTS]
     total = sum(parts)
     compute, encode, wait, decode = (part / total if total > 0 else 0.0 for part in parts)
     return WorkerRates(

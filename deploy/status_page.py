@@ -11,10 +11,10 @@ from rich.text import Text
 
 from ..protos.common_pb2 import JobSpecification, Mode
 from ..protos.registrar_pb2 import JobStatus, ShardStatus, WorkerStatus
+from ..protos.status_terms import LIVE_STATES
 from .figures import figures_of
 from .progress import grouped, in_bytes
 from .status_figures import (
-    LIVE_STATES,
     Looks,
     ShardRates,
     WorkerRates,

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ..protos.exposition import Family, Reading, label_text
+from ..protos.status_terms import LIVE_STATES, STEP_PARTS
 from .config import JobSettings
 from .registrar import Registrar
-from .roster import LIVE_STATES, Worker
+from .roster import Worker
 
 PHASES = ("waiting", "initialising", "training")
 
@@ -142,7 +143,7 @@ def _worker(worker: Worker, moment: Moment) -> Iterator[Reading]:
     yield WORKER_PROGRESS, (name,), moment.calendar_seconds(worker.last_progress)
     yield WORKER_STEPS, (name,), report.num_steps
     yield WORKER_SAMPLES, (name,), report.num_samples
-    for part in ("compute", "encode", "wait", "decode"):
+    for part in STEP_PARTS:
         yield WORKER_SECONDS, (name, part), getattr(report, f"{part}_seconds")
     yield WORKER_PUSHED, (name,), sum(rank.bytes_pushed for rank in worker.reports)
     yield WORKER_PULLED, (name,), sum(rank.bytes_pulled for rank in worker.reports)

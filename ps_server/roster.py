@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from ..protos.common_pb2 import ErrorCode
 from ..protos.errors import BadRequestError, ExpiredError, ReplacedError, StepError, UnknownIncarnationError
 from ..protos.registrar_pb2 import Fence, JoinRequest, Member, Role, View, WorkerReport, WorkersAlive, WorkerStatus
+from ..protos.status_terms import LIVE_STATES
 from .leases import Leases
-
-LIVE_STATES = ("joined", "enrolled", "active", "paused")
 
 
 @dataclass

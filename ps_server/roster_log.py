@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 import structlog
 
-from .roster import LIVE_STATES, Worker
+from ..protos.status_terms import LIVE_STATES
+from .roster import Worker
 
 log = structlog.get_logger(__name__)
 

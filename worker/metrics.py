@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from ..protos.exposition import Family, Identified, Reading, Readings, add_process
+from ..protos.status_terms import STEP_PARTS
 from .recorder import StepKind, StepSummary
 
 SECONDS_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-PARTS = ("compute", "encode", "wait", "decode")
 
 
 class WorkerMetrics:
@@ -54,7 +54,7 @@ class WorkerMetrics:
             self._steps.labels(kind.value)
             if kind.drops_gradient:
                 self._dropped.labels(kind.value)
-        for part in PARTS:
+        for part in STEP_PARTS:
             self._parts.labels(part)
 
     def identify(self, job_id: str, worker_id: int) -> None:
@@ -74,7 +74,7 @@ class WorkerMetrics:
         """Counts one step."""
         self._steps.labels(step.kind.value).inc()
         self._samples.inc(step.num_samples)
-        for part in PARTS:
+        for part in STEP_PARTS:
             self._parts.labels(part).observe(getattr(step.times, part))
         self._exchange.observe(step.times.wait + step.times.decode)
         self._pushed.inc(step.bytes_pushed)
