@@ -7,7 +7,6 @@ counted in bytes moved; `codec_rates.py` says how. On a shared machine trust the
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from rich.table import Table
 
 from ..compression.codec import Codec
 from ..compression.spec import example_specs, parse_codec
+from ..deploy.json_values import strict_json
+from .arguments import positive
 from .codec_data import Floats, gaussian, heavy_tailed, real_gradients
 from .codec_errors import Cost, cost_of
 from .codec_plot import PlotFile
@@ -128,23 +129,13 @@ def _giga(rate: object) -> str:
     return f"{float(rate) / 1e9:.3g}"  # type: ignore[arg-type]
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-_positive.__name__ = "positive number"
-
-
 def main(argv: Sequence[str]) -> int:
     """Entry point of `pushpull bench codec`; returns the exit status."""
     parser = argparse.ArgumentParser(prog="pushpull bench codec", description=__doc__)
     parser.add_argument("--codecs", default=",".join(example_specs()), help="specifications, separated by commas")
-    parser.add_argument("--elements", type=_positive, default=1 << 20, help="elements of a block")
-    parser.add_argument("--blocks", type=_positive, default=NUM_BLOCKS, help="different blocks; 1 stays in the caches")
-    parser.add_argument("--repetitions", type=_positive, default=5, help="alternating rounds; medians are reported")
+    parser.add_argument("--elements", type=positive, default=1 << 20, help="elements of a block")
+    parser.add_argument("--blocks", type=positive, default=NUM_BLOCKS, help="different blocks; 1 stays in the caches")
+    parser.add_argument("--repetitions", type=positive, default=5, help="alternating rounds; medians are reported")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw error against bits (.svg, .png, .pdf)")
     arguments = parser.parse_args(argv)
@@ -158,5 +149,5 @@ def main(argv: Sequence[str]) -> int:
     if plot is not None:
         plot.draw(result["codecs"])  # type: ignore[arg-type]
     if arguments.json:
-        print(json.dumps(result))
+        print(strict_json(result))
     return 0

@@ -6,13 +6,14 @@ benchmark goes on where it stopped.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..deploy.json_values import strict_json
+from .arguments import positive
 from .convergence_logistic import Descent, descend, synthetic_problem
 from .convergence_signs import NarrowValley, RareLargeGradients, Walk, walk
 from .convergence_tables import logistic_table, signs_table, training_table
@@ -105,7 +106,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m pushpull.benchmarks.convergence", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", default=list(PARTS), help=f"of {', '.join(PARTS)}; or all")
     parser.add_argument("--codecs", default="", help="push codecs, separated by commas; else every family")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each training; fp32 has 3 at least")
+    parser.add_argument("--seeds", type=positive, default=3, help="runs of each training; fp32 has 3 at least")
     parser.add_argument("--results", type=Path, help="file that keeps the runs; without it they are forgotten")
     parser.add_argument("--plots", type=Path, help="folder for plots; needs matplotlib")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of Markdown")
@@ -122,7 +123,7 @@ def main(argv: Sequence[str]) -> int:
             if not arguments.json:
                 print(f"## {part}\n\n{text}\n")
     if arguments.json:
-        print(json.dumps(measured))
+        print(strict_json(measured))
     return 0
 
 

@@ -5,7 +5,6 @@ machine whose speed drifts treats all alike; medians are reported, and ratios wi
 """
 
 import argparse
-import json
 import secrets
 import statistics
 import subprocess
@@ -20,7 +19,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ..protos.errors import PushpullError
+from ..compression.encoder_spec import parse_pull_codec
+from ..compression.parameter_encoders import parse_parameter_encoders
+from ..deploy.json_values import strict_json
+from ..protos.errors import PushpullError, SettingError
+from .arguments import positive
 from .shapes import elements, transformer
 
 CODEC_PAIRS = ("fp32/fp32", "fp16/fp16", "bf16/bf16", "int8/bf16", "int8/int8", "topk:0.01+int8/bf16")
@@ -152,18 +155,28 @@ def _print(result: dict[str, object], console: Console) -> None:
     console.print(table)
 
 
+def _pair(text: str) -> str:
+    push, slash, pull = text.partition("/")
+    if not slash:
+        raise SettingError(f"--codecs: {text!r} is no pair; write PUSH/PULL, for example int8/bf16.")
+    parse_parameter_encoders(push)
+    parse_pull_codec(pull)
+    return text
+
+
 def main(argv: Sequence[str]) -> int:
     """Entry point of `pushpull bench exchange`; returns the exit status."""
     parser = argparse.ArgumentParser(prog="pushpull bench exchange", description=__doc__)
-    parser.add_argument("--elements", type=int, default=25_000_000, help="parameters of the model")
-    parser.add_argument("--repetitions", type=int, default=5, help="alternating repetitions; medians are reported")
-    parser.add_argument("--steps", type=int, default=3, help="steps in a repetition")
+    parser.add_argument("--elements", type=positive, default=25_000_000, help="parameters of the model")
+    parser.add_argument("--repetitions", type=positive, default=5, help="alternating repetitions; medians are reported")
+    parser.add_argument("--steps", type=positive, default=3, help="steps in a repetition")
     parser.add_argument("--codecs", default=",".join(CODEC_PAIRS), help="push/pull pairs, separated by commas")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     arguments = parser.parse_args(argv)
-    options = Options(arguments.elements, arguments.repetitions, arguments.steps, tuple(arguments.codecs.split(",")))
+    pairs = tuple(_pair(text.strip()) for text in arguments.codecs.split(","))
+    options = Options(arguments.elements, arguments.repetitions, arguments.steps, pairs)
     result = measure(options)
     _print(result, Console(stderr=arguments.json))
     if arguments.json:
-        print(json.dumps(result))
+        print(strict_json(result))
     return 0

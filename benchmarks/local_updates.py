@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..protos.errors import PushpullError
+from .arguments import positive
 from .convergence_tables import table
 from .convergence_training import CHAR_GPT, launch
 
@@ -99,8 +100,8 @@ def comparison(runs: dict[Variant, list[Run]]) -> str:
 def main(argv: Sequence[str]) -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m pushpull.benchmarks.local_updates", description=__doc__)
-    parser.add_argument("--steps", type=int, default=400, help="local steps of each worker")
-    parser.add_argument("--seeds", type=int, default=1, help="runs of each training")
+    parser.add_argument("--steps", type=positive, default=400, help="local steps of each worker")
+    parser.add_argument("--seeds", type=positive, default=1, help="runs of each training")
     arguments = parser.parse_args(argv)
     runs: dict[Variant, list[Run]] = {}
     for variant in VARIANTS:

@@ -22,6 +22,7 @@ from ..compression import moment_kernels
 from ..ps_server.optimizers import BlockOptimizer, GroupValues
 from ..ps_server.optimizers.slots import EightBitSlots, FloatSlots, Slots, Views
 from ..ps_server.optimizers.torch_optimizers import AdamW
+from .arguments import positive
 
 _EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "char_gpt.py"
 _TRAINING_BYTES, _HELD_OUT_BYTES, _CONTEXT, _BATCH = 400_000, 40_000, 64, 16
@@ -127,8 +128,8 @@ def update_rate(slots: type[Slots]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=positive, default=1000)
+    parser.add_argument("--seeds", type=positive, default=3)
     options = parser.parse_args()
     rates = {name: update_rate(slots) for name, slots in WAYS.items() if name in ("fp32", "int8")}
     print(f"{'moments':24} {'held-out loss, by seed':32} {'bytes':>6} {'elements/s':>11}")

@@ -39,6 +39,23 @@ LogFrom = Annotated[LogLevel, typer.Option("--log-level", envvar=LOG_LEVEL, help
 GuardFd = Annotated[int | None, typer.Option("--guard-fd", hidden=True)]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"pushpull {version('pushpull')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _pushpull(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Trains PyTorch models through sharded parameter servers."""
+
+
 @app.command(context_settings=_SCRIPT_SETTINGS)
 def launch(
     script: Script,

@@ -9,14 +9,14 @@ from .log_settings import LogFormat
 def relayed_line(log_format: LogFormat, name: str, line: str) -> str:
     """What to show of a line that the child `name` wrote.
 
-    As JSON, a line that is an object already stays as it is: it says itself who wrote it. Any other (what a script prints)
-    becomes one.
+    As JSON, a line that is an object already stays as it is: it says itself who wrote it. Any other (what a script prints,
+    also something like an object that holds NaN, which JSON does not know) becomes one.
     """
     if log_format is LogFormat.TEXT:
         return f"[{name}] {line}"
     if line.startswith("{"):
         try:
-            json.loads(line)
+            json.loads(line, parse_constant=_refuse)
             return line
         except ValueError:
             pass
@@ -26,6 +26,10 @@ def relayed_line(log_format: LogFormat, name: str, line: str) -> str:
 def launcher_line(line: str) -> str:
     """What the launcher itself says, as JSON."""
     return _object(event=line, role="launcher")
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _object(**fields: str) -> str:

@@ -1,8 +1,8 @@
 """What the command `launch` shows."""
 
-import json
 import sys
 
+from .json_values import strict_json
 from .launcher import LaunchConfig, Launcher
 from .log_settings import LogFormat
 from .progress import display_for_terminal
@@ -18,7 +18,7 @@ def run_here(config: LaunchConfig, as_json: bool) -> int:
         if as_json:
             if config.logs.format is LogFormat.TEXT:
                 print(summary_page(end), file=sys.stderr)
-            print(json.dumps(summary_object(end)), flush=True)
+            print(strict_json(summary_object(end)), flush=True)
         else:
             print(summary_page(end), flush=True)
         if end.error is None:

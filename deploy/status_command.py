@@ -1,6 +1,5 @@
 """`pushpull status`: one page, a live table, or one JSON object."""
 
-import json
 import time
 from collections.abc import Callable
 
@@ -8,7 +7,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 
 from ..protos.errors import ServerUnreachableError
-from .json_values import plain
+from .json_values import plain, strict_json
 from .status import JobWatch
 from .status_figures import Looks
 from .status_page import Room, status_page
@@ -22,7 +21,7 @@ OTHER_ROWS = 14
 
 def show_json(watch: JobWatch) -> None:
     """Prints what is known now; raises ServerUnreachableError."""
-    print(json.dumps(plain(watch.look().status)))
+    print(strict_json(plain(watch.look().status)))
 
 
 def show_page(watch: JobWatch, console: Console) -> None:

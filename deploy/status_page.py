@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..protos.common_pb2 import JobSpecification, Mode
 from ..protos.registrar_pb2 import JobStatus, ShardStatus, WorkerStatus
-from ..protos.status_terms import LIVE_STATES
+from ..protos.status_terms import LIVE_STATES, NAME_OF_MODE
 from .figures import figures_of
 from .progress import grouped, in_bytes
 from .status_figures import (
@@ -72,7 +72,7 @@ def headline(status: JobStatus) -> str:
 
 
 def _mode(job: JobSpecification) -> str:
-    name = Mode.Name(job.mode).removeprefix("MODE_").lower()
+    name = NAME_OF_MODE.get(job.mode, UNKNOWN)
     return f"{name}:{job.staleness_bound}" if job.mode == Mode.MODE_BOUNDED else name
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from ..protos.common_pb2 import CodecOverride, JobSpecification, Mode, TensorSplit
+from ..protos.common_pb2 import CodecOverride, JobSpecification, TensorSplit
+from ..protos.status_terms import NAME_OF_MODE
 from .config import JobSettings
 
-MODE_OF_NAME = {"sync": Mode.MODE_SYNC, "bounded": Mode.MODE_BOUNDED, "async": Mode.MODE_ASYNC}
-NAME_OF_MODE = {mode: name for name, mode in MODE_OF_NAME.items()}
+MODE_OF_NAME = {name: mode for mode, name in NAME_OF_MODE.items()}
 
 
 def job_message(settings: JobSettings, job_id: str, shard_addresses: Sequence[str]) -> JobSpecification:

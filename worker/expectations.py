@@ -4,10 +4,9 @@ import difflib
 from collections.abc import Mapping
 
 from ..compression.encoder_spec import parse_encoder, parse_pull_codec
-from ..protos.common_pb2 import JobSpecification, Mode
+from ..protos.common_pb2 import JobSpecification
 from ..protos.errors import SettingError, UnknownKeyError
-
-NAME_OF_MODE = {Mode.MODE_SYNC: "sync", Mode.MODE_BOUNDED: "bounded", Mode.MODE_ASYNC: "async"}
+from ..protos.status_terms import NAME_OF_MODE
 
 
 def job_values(job: JobSpecification) -> dict[str, object]:

@@ -5,7 +5,6 @@ together behind none. Needs root, Linux, iproute2, ping and iperf3. All workers 
 """
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ...deploy.json_values import strict_json
+from ..arguments import positive, positive_number
 from .link import Link, parse_links
 from .measured_links import MeasuredLink, measure
 from .network import Network, TcpSettings
@@ -140,18 +141,25 @@ def _print_runs(runs: Sequence[dict[str, object]], console: Console) -> None:
     console.print(table)
 
 
+def _literal(text: str) -> str:
+    """As argparse takes it in a help text, where a percent sign begins a placeholder."""
+    return text.replace("%", "%%")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pushpull bench links", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = "; ".join(system.name for system in SYSTEMS)
-    parser.add_argument("--links", type=parse_links, default=parse_links(UNLIKE_LINKS), help=f"default: {UNLIKE_LINKS}")
+    names, unlike = _literal("; ".join(system.name for system in SYSTEMS)), _literal(UNLIKE_LINKS)
+    parser.add_argument("--links", type=parse_links, default=parse_links(UNLIKE_LINKS), help=f"default: {unlike}")
     parser.add_argument("--systems", type=lambda text: text.split(";"), help=f"separated by semicolons, of: {names}")
-    parser.add_argument("--target-loss", type=float, default=2.9, help="mean of the last 20 steps of each worker, nats")
-    parser.add_argument("--limit-seconds", type=float, default=900, help="of a run, from its first step on")
-    parser.add_argument("--repetitions", type=int, default=1, help="of all systems, one after the other")
-    parser.add_argument("--steps", type=int, default=400, help="of each worker; the learning rate follows them")
-    parser.add_argument("--shards", type=int, default=2, help="servers, all on one host")
+    parser.add_argument(
+        "--target-loss", type=positive_number, default=2.9, help="mean of the last 20 steps of each, nats"
+    )
+    parser.add_argument("--limit-seconds", type=positive_number, default=900, help="of a run, from its first step on")
+    parser.add_argument("--repetitions", type=positive, default=1, help="of all systems, one after the other")
+    parser.add_argument("--steps", type=positive, default=400, help="of each worker; the learning rate follows them")
+    parser.add_argument("--shards", type=positive, default=2, help="servers, all on one host")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--congestion-control", default="cubic", help="of TCP, on every host")
     parser.add_argument(
@@ -179,5 +187,5 @@ def main(argv: Sequence[str]) -> int:
     result = measure_all(options, console)
     _print_runs(result["runs"], console)  # type: ignore[arg-type]
     if options.json:
-        print(json.dumps(result))
+        print(strict_json(result))
     return 0

@@ -1,10 +1,10 @@
 """`pushpull plan`: files in, a plan or a refusal out."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..job import load_job
+from ..json_values import strict_json
 from .cluster import load_cluster
 from .planner import plan_job
 from .report import plan_object, print_plan
@@ -24,6 +24,6 @@ def show_plan(job: Path | None, sets: Sequence[str], cluster: Path | None, model
         model = str(Path(model.rpartition(":")[0]).resolve()) + ":" + model.rpartition(":")[2]
     forecast = plan_job(load_job(job, sets).settings(), load_cluster(path, model), path.parent)
     if as_json:
-        print(json.dumps(plan_object(forecast)), flush=True)
+        print(strict_json(plan_object(forecast)), flush=True)
     else:
         print_plan(forecast)

@@ -2,17 +2,25 @@
 
 import io
 import json
+import math
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
 from pushpull.deploy.figures import figures_of
 from pushpull.deploy.job import Job
-from pushpull.deploy.json_values import plain
+from pushpull.deploy.json_values import plain, strict_json
+from pushpull.deploy.log_settings import LogFormat
 from pushpull.deploy.progress import Pace, PlainDisplay, grouped, in_bytes, progress_line
+from pushpull.deploy.relayed_lines import relayed_line
+from pushpull.deploy.status_page import headline
 from pushpull.deploy.summary import RunEnd, WorkerEnd, count_failures, summary_object, summary_page
 from pushpull.protos.common_pb2 import JobSpecification, Mode
 from pushpull.protos.registrar_pb2 import JobStatus, ShardStatus, Summary, WorkerReport, WorkerStatus
+from pushpull.ps_server.config import JobSettings
+from pushpull.ps_server.job import job_message, settings_of
+from pushpull.worker.expectations import job_values
 
 
 def a_worker(
@@ -206,11 +214,56 @@ def test_a_status_as_json_has_numbers_names_and_every_field() -> None:
     )
     seen = plain(status)
     assert seen["round"] == 2**40
-    assert seen["job"]["mode"] == "MODE_SYNC"
+    assert seen["job"]["mode"] == "sync"
     assert seen["job"]["shard_addresses"] == ["a:1"]
     assert seen["workers"][0]["report"]["metrics"] == {"loss": 0.5}
     assert seen["shards"] == []
     json.dumps(seen)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_figure_that_is_no_number_is_null_in_every_json(number: float) -> None:
+    status = JobStatus(
+        job=JobSpecification(lease_seconds=number),
+        workers=[a_worker(0, first={"loss": 1.0}, last={"loss": number, "accuracy": number})],
+        shards=[ShardStatus(shard=0, clock_lag=Summary(count=1, sum=number, max=number))],
+    )
+    summary = read_strictly(strict_json(summary_object(a_run(status))))
+    assert summary["loss"] == {"first": 1.0, "last": None}
+    assert summary["metrics"] == {"loss": None, "accuracy": None}
+    assert summary["clock_lag"] == {"mean": None, "max": None}
+    shown = read_strictly(strict_json(plain(status)))
+    assert shown["job"]["lease_seconds"] is None
+    assert shown["workers"][0]["report"]["metrics"] == {"loss": None, "accuracy": None}
+    assert read_strictly(strict_json({"seconds": (number, [1.5, {"x": number}])})) == {
+        "seconds": [None, [1.5, {"x": None}]]
+    }
+
+
+def read_strictly(text: str) -> dict[str, Any]:
+    """As a parser reads it that knows only RFC 8259."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    read: dict[str, Any] = json.loads(text, parse_constant=refuse)
+    return read
+
+
+@pytest.mark.parametrize("line", ['{"loss": NaN}', '{"loss": [-Infinity]}', '{"loss": 1'])
+def test_a_relayed_line_that_only_looks_like_json_becomes_an_object(line: str) -> None:
+    said = read_strictly(relayed_line(LogFormat.JSON, "worker 0", line))
+    assert (said["event"], said["process"]) == (line, "worker 0")
+
+
+@pytest.mark.parametrize("mode", ["sync", "bounded", "async"])
+def test_a_mode_has_one_name_wherever_it_is_shown(mode: str) -> None:
+    job = job_message(JobSettings(mode=mode), "1234", ["a:1"])
+    assert plain(job)["mode"] == mode
+    assert job_values(job)["mode"] == mode
+    assert f"  {mode}" in headline(JobStatus(job=job))
+    assert summary_object(a_run(None, job=Job(mode=mode)))["mode"] == mode  # type: ignore[arg-type]
+    assert settings_of(job).mode == mode
 
 
 def test_overrides_of_the_push_codec_are_named() -> None:
