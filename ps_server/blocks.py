@@ -49,6 +49,9 @@ class Bundle:
     def __iter__(self) -> Iterator[int]:
         return iter(range(self.first, self.last))
 
+    def __len__(self) -> int:
+        return self.last - self.first
+
 
 class BlockStore:
     """Values, versions and optimizer state of one shard's blocks, in flat FP32 buffers in block-id order.

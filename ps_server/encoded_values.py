@@ -1,6 +1,6 @@
 """Messages of published values: encoding blocks into one, and cutting some of its blocks out of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,25 +19,35 @@ class EncodedValues:
         self._head = head
         self.message = _serialised(head, payload)
         # The payload is the message's last field: what is cut out of it is found without keeping the bytes twice.
-        self._ends = len(self.message) - payload.nbytes + np.cumsum(head.lengths, dtype=np.int64)
+        self.lengths: NDArray[np.int64] = np.array(head.lengths, dtype=np.int64)
+        """Bytes of the frame of each block in the message."""
+        self._ends = len(self.message) - payload.nbytes + np.cumsum(self.lengths)
         self.versions: NDArray[np.int64] = np.array(head.versions, dtype=np.int64)
         """Of each block in the message."""
 
     def cut(self, chosen: NDArray[np.bool_]) -> bytes:
-        """The message with only these of its blocks: the same frames, copied."""
+        """The message with only these of its blocks: the same frames."""
+        return self.message if chosen.all() else joined([(self, chosen)]).message
+
+    def add_to(self, head: Values, chosen: NDArray[np.bool_]) -> list[memoryview]:
+        """Puts these blocks into a message's head; their frames, views in the same order."""
         places = np.flatnonzero(chosen).tolist()
-        head = Values(
-            blocks=[self._head.blocks[place] for place in places],
-            versions=[self._head.versions[place] for place in places],
-            lengths=[self._head.lengths[place] for place in places],
-            delta=self._head.delta,
-        )
-        runs = [self._bytes_of(run) for run in _runs(places)]
-        return _serialised(head, runs[0] if len(runs) == 1 else memoryview(b"".join(runs)))
+        head.blocks.extend(self._head.blocks[place] for place in places)
+        head.versions.extend(self._head.versions[place] for place in places)
+        head.lengths.extend(self._head.lengths[place] for place in places)
+        head.delta = self._head.delta
+        return [self._bytes_of(run) for run in _runs(places)]
 
     def _bytes_of(self, run: range) -> memoryview:
-        first = int(self._ends[run.start]) - self._head.lengths[run.start]
+        first = int(self._ends[run.start] - self.lengths[run.start])
         return memoryview(self.message)[first : int(self._ends[run.stop - 1])]
+
+
+def joined(parts: Iterable[tuple[EncodedValues, NDArray[np.bool_]]]) -> EncodedValues:
+    """One message of chosen blocks of several, whose frames are of one kind (values or differences): copied, not encoded."""
+    head = Values()
+    runs = [run for encoded, chosen in parts for run in encoded.add_to(head, chosen)]
+    return EncodedValues(head, runs[0] if len(runs) == 1 else memoryview(b"".join(runs)))
 
 
 class ValuesBuilder:

@@ -1,5 +1,6 @@
-"""Published values: what a pull carries. Each version of a bundle is encoded once; the same bytes go to everybody, and to
-who wants a part of the bundle the frames of that part are cut out of them.
+"""Published values: what a pull carries. Each version of a block is encoded once. Only what changed is published anew, and
+only what a puller lacks is sent: the same bytes to everybody who holds the version before, and to others the frames that they
+lack, put together.
 
 Two ways, chosen by the pull codec. *Dense* formats (fp32, fp16, bf16) send the rounded values. Any other contractive codec
 sends the *difference* to the value published before (EF21's master step), which needs that every puller holds exactly that
@@ -23,7 +24,7 @@ from ..protos.errors import SettingError
 from .blocks import BlockStore, Bundle
 from .config import JobSettings
 from .encoded_values import EncodedValues, ValuesBuilder
-from .shares import UNWANTED
+from .published_bundle import PublishedBundle
 
 
 class Publisher(Protocol):
@@ -39,7 +40,7 @@ class Publisher(Protocol):
         """A serialized `ShardMessage` that brings a holder of versions `held` to the newest.
 
         `held` stands beside the bundle's blocks: -1 = nothing, `UNWANTED` = not to be sent. At least one is older than the
-        newest.
+        newest; blocks of which the newest is held are left out.
         """
 
 
@@ -49,23 +50,23 @@ class DensePublisher:
     def __init__(self, codec: Codec, store: BlockStore) -> None:
         self._codec = codec
         self._store = store
-        self._published: list[EncodedValues | None] = [None] * len(store.bundles)
+        self._published: dict[int, PublishedBundle] = {}
+        """By number of the bundle."""
 
     def publish(self, bundle: Bundle, changed: Sequence[int]) -> None:
-        builder = ValuesBuilder(self._store, self._codec, list(bundle))
-        for position in bundle:
+        builder = ValuesBuilder(self._store, self._codec, changed)
+        for position in changed:
             builder.add(position, self._store.array(self._store.blocks[position]))
-        self._published[bundle.number] = builder.build(delta=False)
+        self._published[bundle.number].put(
+            builder.build(delta=False), [position - bundle.first for position in changed]
+        )
 
     def publish_initial(self, bundle: Bundle) -> None:
+        self._published[bundle.number] = PublishedBundle(len(bundle))
         self.publish(bundle, list(bundle))
 
     def message(self, bundle: Bundle, held: NDArray[np.int64]) -> bytes:
-        published = self._published[bundle.number]
-        assert published is not None, "values are published before anybody may pull"
-        if held.max() < UNWANTED:
-            return published.message
-        return published.cut(held < published.versions)
+        return self._published[bundle.number].message(held)
 
 
 @dataclass
@@ -74,8 +75,8 @@ class _Delta:
 
     encoded: EncodedValues
     """Of the blocks that changed."""
-    changed: NDArray[np.int64]
-    """Places of these blocks in the bundle."""
+    changed: NDArray[np.bool_]
+    """Which these are, beside every block of the bundle."""
     base: NDArray[np.int64]
     """Of every block of the bundle."""
 
@@ -113,15 +114,16 @@ class DeltaPublisher:
             # Workers add the decoded frame to what they hold; so does the shadow, or the bits would part.
             parse_frame(builder.add(position, part, self._memos[position]), shadow.size).add_to(shadow)
         if changed:
-            places = np.array(changed, dtype=np.int64) - bundle.first
-            self._deltas[bundle.number] = _Delta(builder.build(delta=True), places, base)
+            among = np.zeros(len(base), dtype=np.bool_)
+            among[np.array(changed) - bundle.first] = True
+            self._deltas[bundle.number] = _Delta(builder.build(delta=True), among, base)
 
     def message(self, bundle: Bundle, held: NDArray[np.int64]) -> bytes:
+        lacking = held < self._store.versions[bundle.first : bundle.last]
         delta = self._deltas[bundle.number]
-        wanted = held < UNWANTED
-        if delta is not None and np.array_equal(held[wanted], delta.base[wanted]):
-            return delta.encoded.message if wanted.all() else delta.encoded.cut(wanted[delta.changed])
-        positions = [bundle.first + int(place) for place in np.flatnonzero(wanted)]
+        if delta is not None and not (lacking & ~(delta.changed & (held == delta.base))).any():
+            return delta.encoded.cut(lacking[delta.changed])
+        positions = [bundle.first + int(place) for place in np.flatnonzero(lacking)]
         builder = ValuesBuilder(self._store, self._dense, positions)
         for position in positions:
             builder.add(position, self._shadow_of(position))

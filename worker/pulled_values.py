@@ -4,6 +4,8 @@ from collections.abc import Collection, Mapping
 
 import torch
 
+from .local_tensors import local_tensor
+
 
 class PulledValues:
     """The values pulled last, beside the live tensors that local steps change. Owned by the training thread.
@@ -25,15 +27,17 @@ class PulledValues:
 
     @torch.no_grad()
     def restore(self, entries: Collection[int]) -> dict[int, torch.Tensor]:
-        """Puts the pulled values back into all tensors; (pulled - local), FP32, of these entries.
+        """Puts the pulled values back; (pulled - local), FP32, of these entries. Tensors that hold them still are not written.
 
         What is returned lies in this object's memory: it is valid until `note`, which must come next.
         """
         differences = {}
         for entry, tensor in self._tensors.items():
             kept = self._kept[entry]
-            local = tensor.clone()
-            tensor.copy_(kept)
+            local = tensor
+            if not _same(tensor, kept):
+                local = tensor.clone()
+                tensor.copy_(kept)
             if entry in entries:
                 differences[entry] = kept.sub_(local.to(kept))
         return differences
@@ -49,3 +53,9 @@ class PulledValues:
         for entry, difference in differences.items():
             kept = self._kept[entry]
             self._tensors[entry].copy_(kept - difference.to(kept))
+
+
+def _same(tensor: torch.Tensor, kept: torch.Tensor) -> bool:
+    """Of divided tensors, the parts in this process: writing them is its own affair."""
+    local = local_tensor(tensor)
+    return torch.equal(local, local_tensor(kept).to(local))

@@ -30,6 +30,7 @@ class TensorMemory:
         self._before_writing = before_writing
         self._flat: list[Floats | None] = [None] * len(self._tensors)
         self._written: set[int] = set()
+        self._changed: set[int] = set()
 
     def refresh(self) -> None:
         """Looks again where the tensors lie: a model may be moved between steps."""
@@ -38,6 +39,7 @@ class TensorMemory:
 
     def write(self, block: PlanBlock, frame: Frame) -> None:
         """Replaces a block's values by a frame's."""
+        self._changed.add(block.id)
         flat = self._flat[block.entry]
         if flat is not None and block.span is not None:
             frame.decode_into(flat[slice(*block.span)])
@@ -49,6 +51,7 @@ class TensorMemory:
 
     def copy(self, block: PlanBlock, values: Floats) -> None:
         """Replaces a block's values by others, float32 [n]."""
+        self._changed.add(block.id)
         flat = self._flat[block.entry]
         if flat is not None and block.span is not None:
             flat[slice(*block.span)] = values
@@ -57,8 +60,13 @@ class TensorMemory:
         with torch.no_grad():
             block_of(self._local(block.entry), block).copy_(torch.from_numpy(values).view(block.sizes))
 
+    def has_changed(self, block: PlanBlock) -> bool:
+        """Whether its values were replaced since `publish`."""
+        return block.id in self._changed
+
     def publish(self) -> None:
         """Tells autograd which tensors were written through their memory."""
+        self._changed.clear()
         for entry in self._written:
             torch.autograd.graph.increment_version(self._held(entry))
         self._written.clear()

@@ -5,6 +5,7 @@ worker would compute with two models.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import compress
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from ..plan import PlanBlock, portions
 from ..tensor_memory import TensorMemory
 from .group import Ranks
+from .ownership import Holders
 from .rank_blocks import CopiedBlocks
 
 BUFFER_ELEMENTS = 1 << 22
@@ -27,11 +29,19 @@ class BlockCopies:
         self._memory = memory
 
     def hand_on(self, entries: frozenset[int]) -> None:
-        """Copies the owners' values of these plan entries into every copy."""
+        """Copies what the owners were sent of these plan entries into every copy. What did not change is not touched."""
         for copied in self._copies:
-            wanted = (block for block in copied.blocks if block.entry in entries)
-            for part in portions(wanted, BUFFER_ELEMENTS):
+            wanted = [block for block in copied.blocks if block.entry in entries]
+            for part in portions(self._changed(copied.holders, wanted), BUFFER_ELEMENTS):
                 self._hand_on(CopiedBlocks(copied.holders, tuple(part)))
+
+    def _changed(self, holders: Holders, blocks: Sequence[PlanBlock]) -> Iterator[PlanBlock]:
+        """Those of the blocks that the owner was sent: it says which, so that all of its holders agree."""
+        if not blocks:
+            return iter(())
+        changed = np.array([self._memory.has_changed(block) for block in blocks], dtype=np.uint8)
+        self._ranks.broadcast(torch.from_numpy(changed), holders.owner, holders.ranks)
+        return compress(blocks, changed.tolist())
 
     def _hand_on(self, copied: CopiedBlocks) -> None:
         own = copied.holders.owner == self._ranks.rank
