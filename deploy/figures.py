@@ -49,7 +49,7 @@ def figures_of(status: JobStatus) -> Figures:
     elements_pushed = sum(shard.elements_pushed for shard in shards)
     return Figures(
         step=status.round or max((worker.report.num_steps for worker in workers), default=0),
-        num_samples=sum(worker.report.num_samples for worker in workers),
+        num_samples=status.forgotten.num_samples + sum(worker.report.num_samples for worker in workers),
         training_seconds=max((_busy_seconds(worker.report) for worker in workers), default=0.0),
         first_loss=_mean(workers, lambda report: (report.first_metrics, report.first_samples)),
         last_loss=_mean(workers, lambda report: (report.metrics, report.last_samples)),

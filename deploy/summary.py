@@ -63,6 +63,7 @@ def summary_object(end: RunEnd) -> dict[str, Any]:
         "pull_codec": end.job.pull_codec,
         "layouts": list(end.job.layouts),
         "workers": [_worker_object(worker) for worker in status.workers],
+        "forgotten_workers": status.num_forgotten,
         "shards": [
             {
                 "id": shard.shard,
@@ -80,7 +81,7 @@ def summary_object(end: RunEnd) -> dict[str, Any]:
         "metrics": figures.metrics,
         "bytes_pushed": figures.bytes_pushed,
         "bytes_pulled": figures.bytes_pulled,
-        "bytes_resent": sum(worker.report.bytes_resent for worker in status.workers),
+        "bytes_resent": status.forgotten.bytes_resent + sum(worker.report.bytes_resent for worker in status.workers),
         "push_compression_ratio": figures.push_compression_ratio,
         "staleness": {"mean": figures.staleness.mean, "max": figures.staleness.max},
         "clock_lag": {"mean": figures.clock_lag.mean, "max": figures.clock_lag.max},

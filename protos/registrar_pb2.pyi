@@ -357,7 +357,7 @@ class ShardStatus(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., epoch: _Optional[int] = ..., num_blocks: _Optional[int] = ..., parameter_bytes: _Optional[int] = ..., bytes_pushed: _Optional[int] = ..., bytes_pulled: _Optional[int] = ..., elements_pushed: _Optional[int] = ..., steps_applied: _Optional[int] = ..., duplicates_dropped: _Optional[int] = ..., pushes_refused: _Optional[_Mapping[str, int]] = ..., version_staleness: _Optional[_Union[Summary, _Mapping]] = ..., clock_lag: _Optional[_Union[Summary, _Mapping]] = ..., pulls_waited: _Optional[int] = ..., round: _Optional[int] = ..., peak_memory_bytes: _Optional[int] = ..., non_finite_sums: _Optional[int] = ..., staged_bytes: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., reported_seconds_ago: _Optional[float] = ..., draining: _Optional[bool] = ...) -> None: ...
 
 class JobStatus(_message.Message):
-    __slots__ = ("job", "phase", "round", "workers", "shards", "lease_expiries", "failures", "split_steps", "longest_round_gap_seconds", "age_seconds", "clock", "ending")
+    __slots__ = ("job", "phase", "round", "workers", "shards", "lease_expiries", "failures", "split_steps", "longest_round_gap_seconds", "age_seconds", "clock", "ending", "num_forgotten", "forgotten")
     JOB_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -370,6 +370,8 @@ class JobStatus(_message.Message):
     AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     CLOCK_FIELD_NUMBER: _ClassVar[int]
     ENDING_FIELD_NUMBER: _ClassVar[int]
+    NUM_FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
+    FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
     job: _common_pb2.JobSpecification
     phase: str
     round: int
@@ -382,7 +384,9 @@ class JobStatus(_message.Message):
     age_seconds: float
     clock: int
     ending: str
-    def __init__(self, job: _Optional[_Union[_common_pb2.JobSpecification, _Mapping]] = ..., phase: _Optional[str] = ..., round: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., lease_expiries: _Optional[int] = ..., failures: _Optional[int] = ..., split_steps: _Optional[int] = ..., longest_round_gap_seconds: _Optional[float] = ..., age_seconds: _Optional[float] = ..., clock: _Optional[int] = ..., ending: _Optional[str] = ...) -> None: ...
+    num_forgotten: int
+    forgotten: WorkerReport
+    def __init__(self, job: _Optional[_Union[_common_pb2.JobSpecification, _Mapping]] = ..., phase: _Optional[str] = ..., round: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., lease_expiries: _Optional[int] = ..., failures: _Optional[int] = ..., split_steps: _Optional[int] = ..., longest_round_gap_seconds: _Optional[float] = ..., age_seconds: _Optional[float] = ..., clock: _Optional[int] = ..., ending: _Optional[str] = ..., num_forgotten: _Optional[int] = ..., forgotten: _Optional[_Union[WorkerReport, _Mapping]] = ...) -> None: ...
 
 class Member(_message.Message):
     __slots__ = ("worker_id", "incarnation", "active", "first_round", "start_clock", "observer", "num_ranks")

@@ -8,6 +8,8 @@ class Acknowledgements:
 
     def __init__(self, num_shards: int) -> None:
         self._views = dict.fromkeys(range(num_shards), 0)
+        self.newest_common_view = 0
+        """Every shard has installed this view or a newer one."""
         self._without_plan = set(range(num_shards))
         self._status: dict[int, tuple[float, ShardStatus]] = {}
 
@@ -18,6 +20,7 @@ class Acknowledgements:
     def view_installed(self, shard: int, number: int) -> None:
         """The shard listens to the members of this view."""
         self._views[shard] = max(self._views[shard], number)
+        self.newest_common_view = min(self._views.values())
 
     def status(self, now: float, shard: int, status: ShardStatus) -> None:
         """The shard's figures."""
@@ -26,11 +29,6 @@ class Acknowledgements:
     @property
     def first_without_plan(self) -> int | None:
         return min(self._without_plan, default=None)
-
-    @property
-    def newest_common_view(self) -> int:
-        """Every shard has installed this view or a newer one."""
-        return min(self._views.values())
 
     def statuses(self, now: float) -> list[ShardStatus]:
         """As last said, by shard, and how long ago."""

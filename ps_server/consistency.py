@@ -49,10 +49,14 @@ class Synchronous:
 
     def round_closes(self, members: Collection[int], complete: Collection[int]) -> bool:
         """Whether a round with these members (worker ids) closes now that these are complete."""
-        if not members:
+        if not self.may_close(len(members), len(complete)):
             return False
-        needed = len(members) if self.quorum is None else min(self.quorum, len(members))
-        return sum(worker in complete for worker in members) >= needed
+        return self.may_close(len(members), sum(worker in complete for worker in members))
+
+    def may_close(self, num_members: int, num_complete: int) -> bool:
+        """Whether so many complete steps are enough, if they are all of members."""
+        needed = num_members if self.quorum is None else min(self.quorum, num_members)
+        return num_members > 0 and num_complete >= needed
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ asks.
 """
 
 from collections import deque
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 from ..protos.errors import SettingError
@@ -49,7 +50,7 @@ class DataDealer:
         self._size: int | None = None
         self._started: dict[int, int] = {}
 
-    def deal(self, request: DealRequest, members: set[int]) -> DealResponse:
+    def deal(self, request: DealRequest, members: Set[int]) -> DealResponse:
         """Answers a worker; `members` are the workers that data are dealt to in turns.
 
         Raises:
@@ -128,7 +129,7 @@ class DataDealer:
             self._forget_old_epochs()
         return epoch
 
-    def _missing(self, number: int, members: set[int]) -> bool:
+    def _missing(self, number: int, members: Set[int]) -> bool:
         """Whether a member has not come to this epoch yet. Only the first turn waits: later joiners just join in."""
         epoch = self._epochs[number]
         first_turn = epoch.cursor == 0 and not self._outstanding(number)
@@ -142,7 +143,7 @@ class DataDealer:
         num_left = (epoch.size - epoch.cursor) // request.batch_size
         return min(wanted, max(FEW_LOTS, num_left // (2 * len(epoch.readers))))
 
-    def _next(self, epoch: Epoch, number: int, worker: int, members: set[int]) -> Lot | None:
+    def _next(self, epoch: Epoch, number: int, worker: int, members: Set[int]) -> Lot | None:
         reader = epoch.readers[worker]
         if self._in_turns and worker in members and not reader.dealt:
             for member in sorted(members & epoch.readers.keys()):

@@ -11,7 +11,7 @@ from ..protos.exposition import Family, Reading, label_text
 from ..protos.status_terms import LIVE_STATES, STEP_PARTS
 from .config import JobSettings
 from .registrar import Registrar
-from .roster import Worker
+from .workers import Worker
 
 PHASES = ("waiting", "initialising", "training")
 

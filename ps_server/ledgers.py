@@ -16,16 +16,19 @@ ENDED_LEDGERS_KEPT = 1024
 class Ledgers:
     """One ledger for each incarnation of a worker, whatever its number of ranks.
 
-    Invariant: no two ranks of an incarnation own the same block.
+    Invariant: no two ranks of an incarnation own the same block. A view or a round costs something for each live incarnation,
+    and nothing for those that ended before.
     """
 
     def __init__(self, membership: Membership, shares: Shares) -> None:
         self._membership = membership
         self._shares = shares
-        self._ledgers: dict[Key, StepLedger] = {}
+        self._live: dict[Key, StepLedger] = {}
+        self._ended: dict[Key, StepLedger] = {}
+        """In the order in which they ended."""
 
     def __iter__(self) -> Iterator[StepLedger]:
-        return iter(self._ledgers.values())
+        return iter((*self._live.values(), *self._ended.values()))
 
     def greet(self, hello: Hello) -> StepLedger:
         """Takes in a rank that opens a stream, with what it says it owns.
@@ -35,7 +38,7 @@ class Ledgers:
             BadRequestError: the rank does not exist, or may not own these blocks; see `Shares.claim`.
         """
         worker, num_ranks = hello.worker_id, max(1, hello.num_ranks)
-        ledger = self._ledgers.get((worker, hello.incarnation))
+        ledger = self.find((worker, hello.incarnation))
         if ledger is None:
             self._membership.check(worker, hello.incarnation)
             ledger = self._new((worker, hello.incarnation))
@@ -47,7 +50,8 @@ class Ledgers:
         if hello.rank >= num_ranks:
             raise BadRequestError(f"worker {worker} has num_ranks={num_ranks}; there is no rank {hello.rank}")
         ledger.shares[hello.rank] = self._shares.claim(hello, ledger.shares)
-        self._ledgers[ledger.key] = ledger
+        if ledger.key not in self._ended:
+            self._live[ledger.key] = ledger
         return ledger
 
     def of(self, key: StreamKey) -> tuple[StepLedger, Share]:
@@ -56,7 +60,7 @@ class Ledgers:
         Raises:
             FencedError, UnknownIncarnationError, BadRequestError: it has not said Hello, or may not any more.
         """
-        ledger = self._ledgers.get(key.worker)
+        ledger = self.find(key.worker)
         share = ledger.shares.get(key.rank) if ledger is not None else None
         if ledger is None or share is None:
             self._membership.check(*key.worker)
@@ -64,23 +68,24 @@ class Ledgers:
         return ledger, share
 
     def find(self, key: Key) -> StepLedger | None:
-        return self._ledgers.get(key)
+        return self._live.get(key) or self._ended.get(key)
 
     def obtain(self, key: Key) -> StepLedger:
         """The ledger of a worker that the registrar named; it may have said nothing here yet."""
-        if key not in self._ledgers:
-            self._ledgers[key] = self._new(key)
-        return self._ledgers[key]
+        ledger = self.find(key)
+        if ledger is None:
+            ledger = self._live[key] = self._new(key)
+        return ledger
 
     def last_step(self, key: Key) -> int:
         """Newest settled step of a worker; 0 = none."""
-        ledger = self._ledgers.get(key)
+        ledger = self.find(key)
         return ledger.last_outcome.step if ledger is not None else 0
 
     def whole_steps(self) -> list[tuple[StepLedger, OpenStep, Commit]]:
-        """Open steps that all ranks have committed, with what they committed as one worker."""
+        """Open steps of live workers that all ranks have committed, with what they committed as one worker."""
         whole = []
-        for ledger in self:
+        for ledger in self._live.values():
             step = ledger.open
             if step is not None and step.whole(ledger.num_ranks) and step.commit is not None:
                 whole.append((ledger, step, step.commit))
@@ -88,16 +93,16 @@ class Ledgers:
 
     def end_all_but(self, live: set[Key]) -> None:
         """Forgets what others had staged and owned, unless it is being applied. Outcomes stay on record."""
-        ended = sorted(
-            (ledger for key, ledger in self._ledgers.items() if key not in live), key=lambda e: e.incarnation
-        )
-        for ledger in ended:
+        for key in sorted(self._live.keys() - live, key=lambda key: key[1]):
+            ledger = self._ended[key] = self._live.pop(key)
             ledger.shares.clear()
             if ledger.open is not None and not ledger.open.closing:
                 ledger.open = None
-        for ledger in ended[:-ENDED_LEDGERS_KEPT]:
-            if ledger.open is None:
-                del self._ledgers[ledger.key]
+        if len(self._ended) > ENDED_LEDGERS_KEPT:
+            old = list(self._ended.values())[: len(self._ended) - ENDED_LEDGERS_KEPT]
+            for ledger in old:
+                if ledger.open is None:
+                    del self._ended[ledger.key]
 
     def _new(self, key: Key) -> StepLedger:
         return StepLedger(*key, num_ranks=self._membership.num_ranks(*key))

@@ -2,7 +2,11 @@
 
 from ..protos.common_pb2 import ErrorCode
 from ..protos.errors import ExpiredError, PushpullError, ReplacedError, StepError, UnknownIncarnationError
-from ..protos.registrar_pb2 import Member, View
+from ..protos.registrar_pb2 import Fence, Member, View
+from .fencing import gone_long_ago
+
+FENCES_KEPT = 1024
+"""Incarnations that ended last, of which it is known how."""
 
 
 class Membership:
@@ -16,6 +20,8 @@ class Membership:
         self.view = View()
         self._members: dict[int, Member] = {}
         self._clocks: dict[int, int] = {}
+        self._fences: dict[int, Fence] = {}
+        """By incarnation, in the order in which they ended."""
 
     def install(self, view: View) -> list[tuple[int, int]]:
         """Takes a newer view; older ones change nothing. Returns (worker id, incarnation) of those live no more."""
@@ -23,6 +29,9 @@ class Membership:
             return []
         before = self._members
         self.view = view
+        self._fences.update((fence.incarnation, fence) for fence in view.fences)
+        while len(self._fences) > FENCES_KEPT:
+            del self._fences[next(iter(self._fences))]
         self._members = {member.worker_id: member for member in view.members}
         for member in view.members:
             old = before.get(member.worker_id)
@@ -50,12 +59,14 @@ class Membership:
             raise UnknownIncarnationError(
                 f"incarnation {incarnation} of worker {worker_id} is newer than this shard's view"
             )
-        for fence in self.view.fences:
-            if fence.worker_id == worker_id and fence.incarnation == incarnation:
-                if fence.reason == ErrorCode.FENCED_EXPIRED:
-                    raise ExpiredError(f"the lease of worker {worker_id} ran out while it was silent")
-                if fence.reason == ErrorCode.BAD_STEP:
-                    raise StepError(f"worker {worker_id} has left the job")
+        fence = self._fences.get(incarnation)
+        if member is None and (fence is None or fence.worker_id != worker_id):
+            raise ReplacedError(gone_long_ago(worker_id, incarnation))
+        if fence is not None and fence.worker_id == worker_id:
+            if fence.reason == ErrorCode.FENCED_EXPIRED:
+                raise ExpiredError(f"the lease of worker {worker_id} ran out while it was silent")
+            if fence.reason == ErrorCode.BAD_STEP:
+                raise StepError(f"worker {worker_id} has left the job")
         raise ReplacedError(f"a newer process has taken the place of worker {worker_id}")
 
     def num_ranks(self, worker_id: int, incarnation: int) -> int:

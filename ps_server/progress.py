@@ -5,8 +5,9 @@ from collections.abc import Callable
 from ..protos.errors import BadRequestError
 from ..protos.registrar_pb2 import StepRefused, StepSettled, StepStaged
 from .dealing import DataDealer
-from .roster import Roster, Worker
+from .roster import Roster
 from .rounds import Rounds
+from .workers import Worker
 
 
 class Progress:
@@ -62,7 +63,7 @@ class Progress:
         if settled.applied:
             self.last_applied = now
         worker.last_progress = now
-        worker.clock += 1
+        self._roster.advance(worker)
         if worker.state == "paused":
             # Only a suspended worker ends steps: one that paused by itself has all its outcomes. It counts again.
             self._resume(now, worker, worker.clock)
@@ -73,13 +74,14 @@ class Progress:
 
     def stuck(self, now: float, timeout_seconds: float) -> list[Worker]:
         """Members that others wait for and that have ended no step for too long; a timeout of 0 is for ever."""
-        members = self._roster.members()
+        members = self._roster.members
         if timeout_seconds == 0 or len(members) < 2:
             return []
         if self._rounds is not None:
             waited_for = self._rounds.waiting_for(members)
         else:
-            waited_for = [worker for worker in members if self._roster[worker].clock == self.job_clock]
+            slowest = self.job_clock
+            waited_for = [worker for worker in members if self._roster[worker].clock == slowest]
         return [
             self._roster[worker] for worker in waited_for if now - self._roster[worker].last_progress > timeout_seconds
         ]

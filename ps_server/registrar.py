@@ -30,9 +30,10 @@ from .ending import Ending
 from .enrolment import Enrolment
 from .leases import Leases
 from .progress import Progress
-from .roster import Roster, Worker
+from .roster import Roster
 from .rounds import Rounds
 from .start import Start
+from .workers import Worker
 
 MOST_RANKS = 1024
 """Of one worker."""
@@ -108,7 +109,7 @@ class Registrar:
     @property
     def num_workers(self) -> int:
         """Live trainers, or the expected ones until training has begun."""
-        live = len(self._roster.trainers())
+        live = self._roster.num_trainers
         return live if self._start.open else max(live, self._settings.expected_workers)
 
     def installed_everywhere(self, view_number: int) -> bool:
@@ -149,12 +150,12 @@ class Registrar:
         """Checks plan and optimizer and says who initialises."""
         self._ending.check_admits()
         worker = self._roster.caller(now, request.worker_id, request.incarnation)
-        if self._enrolment.agree(request, self._settings, len(self._roster.trainers())):
+        if self._enrolment.agree(request, self._settings, self._roster.num_trainers):
             self._orders.append(
                 RegistrarOrder(install_plan=InstallPlan(plan=request.plan, optimizer=request.optimizer))
             )
         if worker.state == "joined":
-            worker.state = "enrolled"
+            self._roster.move(worker, "enrolled")
         self._start.enrolled(now)
         if self._enrolment.initialised:
             if not self.installed_everywhere(self._ready_view):
@@ -204,7 +205,7 @@ class Registrar:
             self._maybe_open(now)
             if not self._start.open:
                 return DealResponse(state=DealResponse.STATE_WAIT)
-        return self._dealer.deal(request, set(self._roster.members()))
+        return self._dealer.deal(request, self._roster.members.keys())
 
     def leave(
         self,
@@ -327,7 +328,7 @@ class Registrar:
             self._orders.append(RegistrarOrder(initialise=Initialise(grant=grant, incarnation=worker.incarnation)))
         if self._enrolment.grant_holder == worker.incarnation:
             return EnrolResponse(state=EnrolResponse.STATE_INITIALISE, grant=self._enrolment.grant)
-        holder = next((w.worker_id for w in self._roster if w.incarnation == self._enrolment.grant_holder), 0)
+        holder = next((w.worker_id for w in self._roster.live() if w.incarnation == self._enrolment.grant_holder), 0)
         return _wait(f"waiting for worker {holder} to initialise the servers")
 
     def _maybe_open(self, now: float, starting: bool = False) -> None:
@@ -344,16 +345,14 @@ class Registrar:
     # ---- progress ----
 
     def _activate(self, now: float, worker: Worker, last_clock: int) -> None:
-        smallest = self._progress.job_clock if self._roster.members() else 0
-        largest = max((other.clock for other in self._roster), default=0)
-        worker.start_clock = worker.clock = max(smallest, min(last_clock, largest), worker.clock)
+        smallest = self._progress.job_clock if self._roster.members else 0
         worker.first_round = self.rounds_closed + 1
         worker.last_progress = now
-        worker.state = "active"
+        self._roster.start_counting(worker, max(smallest, min(last_clock, self._roster.largest_clock)))
         self._publish_view()
 
     def _pause(self, worker: Worker) -> None:
-        worker.state = "paused"
+        self._roster.move(worker, "paused")
         if self._rounds is not None:
             self._rounds.forget(worker.worker_id, worker.incarnation)
         self._publish_view()
@@ -363,13 +362,13 @@ class Registrar:
             return
         if not self.installed_everywhere(self._view_number):
             return
-        closed = self._rounds.close_next(self._roster.members())
+        closed = self._rounds.close_next(self._roster.members)
         if closed is None:
             return
         self._dealer.done(closed.lots_done)
         self._dealer.give_back(closed.lots_returned)
         for contribution in closed.record.contributions:
-            self._roster[contribution.worker_id].clock += 1
+            self._roster.advance(self._roster[contribution.worker_id])
         gap = now - (self._last_close if self._last_close is not None else now)
         self.longest_round_gap_seconds = max(self.longest_round_gap_seconds, gap)
         self._last_close = now
@@ -378,14 +377,14 @@ class Registrar:
     def _end_if_due(self, now: float) -> None:
         if not self._ending.has_begun:
             return
-        begun = self._rounds is not None and self._rounds.has_begun(self._roster.members())
+        begun = self._rounds is not None and self._rounds.has_begun(self._roster.members)
         if self._ending.comes_now(now, self.rounds_closed, begun):
             self._orders.append(RegistrarOrder(end=JobEnd(message=self._ending.message)))
 
     def _suspend_stuck(self, now: float) -> None:
         """Pauses a member that others wait for and that has ended no step for too long."""
         for worker in self._progress.stuck(now, self._settings.progress_timeout_seconds):
-            if len(self._roster.members()) > 1:
+            if len(self._roster.members) > 1:
                 self._pause(worker)
 
 

@@ -193,6 +193,8 @@ class RegistrarService(RegistrarServicer):
                 ending=registrar.ending,
                 age_seconds=now - self._started_at,
                 clock=registrar.job_clock,
+                num_forgotten=registrar.roster.num_forgotten,
+                forgotten=registrar.roster.forgotten,
             )
 
     def Link(self, request_iterator: Iterator[ShardReport], context: grpc.ServicerContext) -> Iterator[RegistrarOrder]:
@@ -273,7 +275,7 @@ class RegistrarService(RegistrarServicer):
         seen = self._registrar.phase, self._registrar.view_number
         if seen != self._logged:
             self._logged = seen
-            self._roster_log.observe(self._registrar.phase, self._registrar.roster)
+            self._roster_log.observe(self._registrar.phase, self._registrar.roster.take_changed())
         self._changed.notify_all()
 
     def _wait_for_view(self) -> None:

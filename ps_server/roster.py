@@ -1,112 +1,58 @@
 """Who has joined: incarnations, fences, leases, and the views that tell the shards. Pure; owned by the registrar."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 
 from ..protos.common_pb2 import ErrorCode
-from ..protos.errors import BadRequestError, ExpiredError, ReplacedError, StepError, UnknownIncarnationError
+from ..protos.errors import ExpiredError, ReplacedError, StepError, UnknownIncarnationError
 from ..protos.registrar_pb2 import Fence, JoinRequest, Member, Role, View, WorkerReport, WorkersAlive, WorkerStatus
-from ..protos.status_terms import LIVE_STATES
+from .ended_workers import EndedWorkers
+from .fencing import gone_long_ago
 from .leases import Leases
-
-
-@dataclass
-class Worker:
-    """One incarnation of a worker as the registrar knows it."""
-
-    worker_id: int
-    incarnation: int
-    observer: bool
-    host: str
-    pid: int
-    num_ranks: int = 1
-    layout: str = ""
-    life: int = 0
-    """Incarnations of this id before this one."""
-    state: str = "joined"
-    """joined, enrolled, active, paused; then left, failed, expired or replaced."""
-    first_round: int = 0
-    start_clock: int = 0
-    clock: int = 0
-    last_progress: float = 0.0
-    settled: dict[int, int] = field(default_factory=dict)
-    """Newest step applied, by shard."""
-    reports: list[WorkerReport] = field(default_factory=list)
-    """As each rank said last, by rank."""
-    reported_at: float = 0.0
-    """When rank 0 said last how it is."""
-    silent_rank: int | None = None
-    """Whose lease ran out."""
-    failure: str = ""
-    """What went wrong, as it said itself."""
-
-    def __post_init__(self) -> None:
-        self.reports = [WorkerReport() for _ in range(self.num_ranks)]
-
-    @property
-    def live(self) -> bool:
-        return self.state in LIVE_STATES
-
-    @property
-    def report(self) -> WorkerReport:
-        """Of rank 0, with what other ranks logged under names that no lower rank has."""
-        merged = WorkerReport()
-        merged.CopyFrom(self.reports[0])
-        for other in self.reports[1:]:
-            for mine, theirs in ((merged.first_metrics, other.first_metrics), (merged.metrics, other.metrics)):
-                for name, value in theirs.items():
-                    mine.setdefault(name, value)
-        return merged
-
-    def take_report(self, now: float, rank: int, report: WorkerReport) -> None:
-        """Of one rank; raises BadRequestError for one that the worker does not have."""
-        self.check_rank(rank)
-        self.reports[rank].CopyFrom(report)
-        if rank == 0:
-            self.reported_at = now
-
-    def check_rank(self, rank: int) -> None:
-        """Raises BadRequestError for a rank that the worker does not have."""
-        if rank >= self.num_ranks:
-            raise BadRequestError(f"worker {self.worker_id} has num_ranks={self.num_ranks}; there is no rank {rank}")
-
-    @property
-    def who_was_silent(self) -> str:
-        """For people."""
-        several = self.num_ranks > 1 and self.silent_rank is not None
-        return f"rank {self.silent_rank} of worker {self.worker_id}" if several else f"worker {self.worker_id}"
+from .worker_ids import WorkerIds
+from .workers import Worker
 
 
 class Roster:
-    """All workers, newest incarnation of each id.
+    """All workers, newest incarnation of each id; of those that have ended only the last, see `EndedWorkers`.
 
     Invariants: incarnations only grow; of one worker id at most one incarnation is live; a fenced incarnation never
-    becomes live again.
+    becomes live again. What is asked with every report or heartbeat costs the same however many workers there are, and a
+    join the same however many there were.
     """
 
     def __init__(self, num_shards: int, leases: Leases, newest_incarnation: int = 0) -> None:
-        self._num_shards = num_shards
         self._leases = leases
-        self._workers: dict[int, Worker] = {}
-        self._fences: dict[int, Fence] = {}
+        self._live: dict[int, Worker] = {}
+        self._ended = EndedWorkers(num_shards)
+        self._ids = WorkerIds()
+        self._members: dict[int, int] = {}
+        self._num_trainers = 0
+        self._num_joins = 0
+        self._fences: list[Fence] = []
+        """Of those that ended since the newest view."""
+        self._changed: dict[int, Worker] = {}
         self._newest_incarnation = newest_incarnation
-        self._split_of_replaced = 0
+        self._largest_clock = 0
 
     def __iter__(self) -> Iterator[Worker]:
-        return iter([worker for _, worker in sorted(self._workers.items())])
+        """Ascending by id."""
+        return iter(sorted((*self._live.values(), *self._ended), key=lambda worker: worker.worker_id))
 
     def __getitem__(self, worker_id: int) -> Worker:
-        return self._workers[worker_id]
+        worker = self._newest(worker_id)
+        if worker is None:
+            raise KeyError(worker_id)
+        return worker
 
     def live_holder(self, worker_id: int) -> Worker | None:
         """The live incarnation of an id."""
-        worker = self._workers.get(worker_id)
-        return worker if worker is not None and worker.live else None
+        return self._live.get(worker_id)
 
     def add(self, now: float, worker_id: int, request: JoinRequest) -> Worker:
         """Grants an incarnation and a lease for each rank; the id's earlier one must have ended."""
-        previous = self._workers.get(worker_id)
+        previous = self._ended.take(worker_id)
         self._newest_incarnation += 1
+        self._num_joins += 1
         worker = Worker(
             worker_id,
             self._newest_incarnation,
@@ -121,14 +67,19 @@ class Roster:
         if previous is not None:
             worker.life = previous.life + 1
             worker.clock = previous.clock
-            self._split_of_replaced += self._split(previous)
-        self._workers[worker_id] = worker
+        elif self._ids.was_taken(worker_id):
+            # How many lives it had is forgotten: no id had as many as there were joins.
+            worker.life = self._num_joins
+        self._ids.take(worker_id)
+        self._live[worker_id] = worker
+        self._num_trainers += not worker.observer
         self._leases.grant(worker.incarnation, worker.num_ranks, now)
+        self._changed[worker.incarnation] = worker
         return worker
 
     def free_id(self) -> int:
         """The smallest id that nobody ever had: figures of workers that left stay theirs."""
-        return next(number for number in range(len(self._workers) + 1) if number not in self._workers)
+        return self._ids.free
 
     def caller(self, now: float, worker_id: int, incarnation: int, rank: int = 0) -> Worker:
         """The worker of a call, the lease of the rank that calls renewed.
@@ -137,13 +88,15 @@ class Roster:
             ReplacedError, ExpiredError, StepError, UnknownIncarnationError: the incarnation is not live.
             BadRequestError: it has no such rank.
         """
-        worker = self._workers.get(worker_id)
+        worker = self._newest(worker_id)
         if worker is not None and worker.incarnation == incarnation and worker.live:
             worker.check_rank(rank)
             self._leases.renew(incarnation, rank, now)
             return worker
-        if worker is None or incarnation > self._newest_incarnation:
+        if incarnation > self._newest_incarnation or not (worker or self._ids.was_taken(worker_id)):
             raise UnknownIncarnationError(f"no worker {worker_id} with incarnation {incarnation} has joined")
+        if worker is None:
+            raise ReplacedError(gone_long_ago(worker_id, incarnation))
         if worker.incarnation == incarnation and worker.state == "expired":
             raise ExpiredError(f"the lease of {worker.who_was_silent} ran out while it was silent")
         if worker.incarnation == incarnation:
@@ -151,26 +104,26 @@ class Roster:
         raise ReplacedError(f"a newer process has taken the place of worker {worker_id}")
 
     def find(self, worker_id: int, incarnation: int) -> Worker | None:
-        """The worker with this incarnation, live or not; None if it is not the newest."""
-        worker = self._workers.get(worker_id)
+        """The worker with this incarnation, live or not; None if it is not the newest, or forgotten."""
+        worker = self._newest(worker_id)
         return worker if worker is not None and worker.incarnation == incarnation else None
 
     def is_live(self, worker_id: int, incarnation: int) -> bool:
-        worker = self.find(worker_id, incarnation)
-        return worker is not None and worker.live
+        worker = self._live.get(worker_id)
+        return worker is not None and worker.incarnation == incarnation
 
     def renew(self, now: float, alive: WorkersAlive) -> None:
         """Ranks were heard of by a shard."""
-        live = {worker.incarnation for worker in self if worker.live}
         ranks = alive.ranks or [0] * len(alive.incarnations)
         for incarnation, rank in zip(alive.incarnations, ranks, strict=False):
-            if incarnation in live:
-                self._leases.renew(incarnation, rank, now)
+            self._leases.renew(incarnation, rank, now)
 
     def expired(self, now: float) -> list[Worker]:
         """Live workers with a rank whose lease has run out; to be called once per tick."""
         silent = dict(reversed(self._leases.expired(now)))
-        for worker in (workers := [w for w in self if w.live and w.incarnation in silent]):
+        if not silent:
+            return []
+        for worker in (workers := [w for w in self.live() if w.incarnation in silent]):
             worker.silent_rank = silent[worker.incarnation]
         return workers
 
@@ -178,48 +131,90 @@ class Roster:
         """Nothing more is expected of one rank; its worker lives on."""
         self._leases.end_rank(worker.incarnation, rank)
 
+    def move(self, worker: Worker, state: str) -> None:
+        """A live worker is in another live state from now on."""
+        worker.state = state
+        if state == "active":
+            self._members[worker.worker_id] = worker.incarnation
+        else:
+            self._members.pop(worker.worker_id, None)
+        self._changed[worker.incarnation] = worker
+
+    def start_counting(self, worker: Worker, clock: int) -> None:
+        """A worker is active from now on, with this clock or its own earlier one."""
+        worker.start_clock = worker.clock = max(clock, worker.clock)
+        self._largest_clock = max(self._largest_clock, worker.clock)
+        self.move(worker, "active")
+
+    def advance(self, worker: Worker) -> None:
+        """It has taken part in one more round, or step."""
+        worker.clock += 1
+        self._largest_clock = max(self._largest_clock, worker.clock)
+
     def end(self, worker: Worker, state: str, reason: ErrorCode) -> None:
         """Fences an incarnation for good."""
-        worker.state = state
+        self.move(worker, state)
         self._leases.end(worker.incarnation)
-        self._fences[worker.worker_id] = Fence(
-            worker_id=worker.worker_id, incarnation=worker.incarnation, reason=reason
-        )
+        del self._live[worker.worker_id]
+        self._num_trainers -= not worker.observer
+        self._ended.add(worker)
+        self._fences.append(Fence(worker_id=worker.worker_id, incarnation=worker.incarnation, reason=reason))
+
+    def live(self) -> list[Worker]:
+        """Ascending by id."""
+        return [worker for _, worker in sorted(self._live.items())]
 
     def trainers(self) -> list[Worker]:
-        """Live ones."""
-        return [worker for worker in self if worker.live and not worker.observer]
+        """Live ones, ascending by id."""
+        return [worker for worker in self.live() if not worker.observer]
 
-    def members(self) -> dict[int, int]:
-        """Active workers: id -> incarnation."""
-        return {worker.worker_id: worker.incarnation for worker in self if worker.state == "active"}
+    @property
+    def num_trainers(self) -> int:
+        """Live ones."""
+        return self._num_trainers
+
+    def ended_trainers(self) -> list[Worker]:
+        """Those that ended last and have not joined again."""
+        return [worker for worker in self._ended if not worker.observer]
+
+    @property
+    def members(self) -> Mapping[int, int]:
+        """Active workers: id -> incarnation. Changes with the roster."""
+        return self._members
+
+    @property
+    def largest_clock(self) -> int:
+        """That any worker ever had."""
+        return self._largest_clock
 
     def smallest_clock(self) -> int:
         """Over the active workers; with none, the largest any worker had."""
-        active = [worker.clock for worker in self if worker.state == "active"]
-        return min(active, default=max((worker.clock for worker in self), default=0))
+        return min((self._live[member].clock for member in self._members), default=self._largest_clock)
+
+    def take_changed(self) -> list[Worker]:
+        """Workers that have come, gone or changed their state since the last call, by incarnation."""
+        changed, self._changed = self._changed, {}
+        return [worker for _, worker in sorted(changed.items())]
 
     def view(self, number: int) -> View:
-        """What shards are told."""
-        view = View(number=number, newest_incarnation=self._newest_incarnation)
-        for worker in self:
-            if worker.live:
-                view.members.append(
-                    Member(
-                        worker_id=worker.worker_id,
-                        incarnation=worker.incarnation,
-                        active=worker.state == "active",
-                        first_round=worker.first_round,
-                        start_clock=worker.start_clock,
-                        observer=worker.observer,
-                        num_ranks=worker.num_ranks,
-                    )
-                )
-        view.fences.extend(fence for _, fence in sorted(self._fences.items()))
-        return view
+        """What shards are told: everybody who is live, and who ended since the view before."""
+        members = [
+            Member(
+                worker_id=worker.worker_id,
+                incarnation=worker.incarnation,
+                active=worker.state == "active",
+                first_round=worker.first_round,
+                start_clock=worker.start_clock,
+                observer=worker.observer,
+                num_ranks=worker.num_ranks,
+            )
+            for worker in self.live()
+        ]
+        fences, self._fences = self._fences, []
+        return View(number=number, members=members, fences=fences, newest_incarnation=self._newest_incarnation)
 
     def statuses(self, now: float) -> list[WorkerStatus]:
-        """Of every trainer there has been, by id."""
+        """Of live trainers and of those that ended last, by id."""
         return [
             WorkerStatus(
                 worker_id=worker.worker_id,
@@ -240,10 +235,19 @@ class Roster:
         ]
 
     @property
+    def num_forgotten(self) -> int:
+        """Trainers that ended so long ago that they have no status any more."""
+        return self._ended.num_forgotten
+
+    @property
+    def forgotten(self) -> WorkerReport:
+        """What these did, together."""
+        return self._ended.forgotten
+
+    @property
     def split_steps(self) -> int:
         """Steps of workers that are gone that ended applied on some shards only."""
-        return self._split_of_replaced + sum(self._split(worker) for worker in self)
+        return self._ended.split_steps
 
-    def _split(self, worker: Worker) -> bool:
-        newest = [worker.settled.get(shard, 0) for shard in range(self._num_shards)]
-        return not worker.live and max(newest) != min(newest)
+    def _newest(self, worker_id: int) -> Worker | None:
+        return self._live.get(worker_id) or self._ended.find(worker_id)

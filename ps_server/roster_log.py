@@ -4,37 +4,39 @@ from collections.abc import Iterable
 
 import structlog
 
-from ..protos.status_terms import LIVE_STATES
-from .roster import Worker
+from .workers import Worker
 
 log = structlog.get_logger(__name__)
 
 
 class RosterLog:
-    """Compares the roster with what it was, and says what has changed."""
+    """Remembers what it has said of everybody, and says what has changed."""
 
     def __init__(self) -> None:
-        self._states: dict[int, tuple[int, str]] = {}
+        self._live: dict[int, tuple[int, str]] = {}
+        """Incarnation and state, by worker id."""
         self._phase = ""
 
-    def observe(self, phase: str, workers: Iterable[Worker]) -> None:
-        """Called after calls and ticks that may have changed something."""
+    def observe(self, phase: str, changed: Iterable[Worker]) -> None:
+        """Called after calls and ticks that may have changed something; `changed` by incarnation."""
         if phase != self._phase:
             self._phase = phase
             log.info("phase", phase=phase)
-        for worker in workers:
-            before, state = self._states.get(worker.worker_id), (worker.incarnation, worker.state)
-            if before == state:
-                continue
-            self._states[worker.worker_id] = state
-            if before is not None and before[0] != worker.incarnation and before[1] in LIVE_STATES:
+        for worker in changed:
+            before, state = self._live.pop(worker.worker_id, None), (worker.incarnation, worker.state)
+            if worker.live:
+                self._live[worker.worker_id] = state
+            if before is not None and before[0] != worker.incarnation:
                 log.warning("worker replaced", worker=worker.worker_id, incarnation=before[0])
-            self._tell(worker, is_new=before is None or before[0] != worker.incarnation)
+            if before != state:
+                self._tell(worker, is_new=before is None or before[0] != worker.incarnation)
 
     def _tell(self, worker: Worker, is_new: bool) -> None:
         who = {"worker": worker.worker_id, "incarnation": worker.incarnation, "host": worker.host}
         if worker.observer:
             log.debug(f"observer {worker.state}", **who)
+        elif worker.state == "replaced":
+            log.warning("worker replaced", worker=worker.worker_id, incarnation=worker.incarnation)
         elif is_new:
             log.info("worker joined", **who, ranks=worker.num_ranks, layout=worker.layout or None, life=worker.life)
         elif worker.state == "expired":

@@ -1,5 +1,6 @@
 """Synchronous rounds: whose step is in which round. Pure; owned by the registrar."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..protos.common_pb2 import ParameterGroup
@@ -38,7 +39,8 @@ class Rounds:
     """The rounds of a synchronous job.
 
     Invariants: `closed` never falls; a worker is named at most once in a round; a step is in at most one round; a step
-    whose worker is gone before the round closed is in no round.
+    whose worker is gone before the round closed is in no round. A report costs the same however many members there are;
+    only a round that closes costs something for each.
     """
 
     def __init__(self, policy: Synchronous, num_shards: int) -> None:
@@ -46,6 +48,8 @@ class Rounds:
         self.closed = 0
         self._num_shards = num_shards
         self._pending: dict[tuple[int, int], PendingStep] = {}
+        self._due: set[tuple[int, int]] = set()
+        """Of the next round, and complete."""
 
     def staged(self, shard: int, report: StepStaged) -> list[int]:
         """A shard holds every frame of a step, and its commit. Returns lots of a step that came too late."""
@@ -65,6 +69,7 @@ class Rounds:
         if step.step == report.step:
             step.staged_on.add(shard)
             step.lots = step.lots or list(report.lots)
+        self._look_at(key, step)
         return []
 
     def refused(self, report: StepRefused) -> list[int]:
@@ -79,24 +84,28 @@ class Rounds:
             step.lots = step.lots or list(report.lots)
             step.refused = True
             step.apply = False
+        self._look_at(key, step)
         return []
 
     def forget(self, worker: int, incarnation: int) -> None:
         """A worker is gone: its step is in no round, unless that round is closed already."""
         self._pending.pop((worker, incarnation), None)
+        self._due.discard((worker, incarnation))
 
-    def waiting_for(self, members: dict[int, int]) -> list[int]:
+    def waiting_for(self, members: Mapping[int, int]) -> list[int]:
         """Members (worker id -> incarnation) without a complete step, if somebody else's is complete."""
         complete = self._complete(members)
         return [worker for worker in members if worker not in complete] if complete else []
 
-    def has_begun(self, members: dict[int, int]) -> bool:
+    def has_begun(self, members: Mapping[int, int]) -> bool:
         """Whether a part of the next round is here already."""
         steps = (self._pending.get(key) for key in members.items())
         return any(step is not None and step.round == self.closed + 1 for step in steps)
 
-    def close_next(self, members: dict[int, int]) -> ClosedRound | None:
+    def close_next(self, members: Mapping[int, int]) -> ClosedRound | None:
         """Closes the next round over these members if it is complete; None if it is not."""
+        if not self.policy.may_close(len(members), len(self._due)):
+            return None
         complete = self._complete(members)
         if not self.policy.round_closes(members.keys(), complete.keys()):
             return None
@@ -104,8 +113,7 @@ class Rounds:
         record = RoundRecord(round=self.closed)
         done: list[int] = []
         returned: list[int] = []
-        for worker in sorted(complete):
-            step = complete[worker]
+        for worker, step in complete.items():
             record.contributions.append(
                 Contribution(
                     worker_id=worker,
@@ -120,15 +128,23 @@ class Rounds:
             if step.apply and not record.groups:
                 record.groups.extend(step.groups)
             del self._pending[(worker, members[worker])]
-        return ClosedRound(record, done, returned + self._drop_late())
+        returned += self._drop_late()
+        self._due = {key for key, step in self._pending.items() if self._is_due(step)}
+        return ClosedRound(record, done, returned)
 
-    def _complete(self, members: dict[int, int]) -> dict[int, PendingStep]:
-        steps = {worker: self._pending.get((worker, members[worker])) for worker in members}
-        return {
-            worker: step
-            for worker, step in steps.items()
-            if step is not None and step.round == self.closed + 1 and step.complete(self._num_shards)
-        }
+    def _complete(self, members: Mapping[int, int]) -> dict[int, PendingStep]:
+        """Of the next round, by worker id, ascending."""
+        return {key[0]: self._pending[key] for key in sorted(self._due) if members.get(key[0]) == key[1]}
+
+    def _look_at(self, key: tuple[int, int], step: PendingStep) -> None:
+        """A report has changed this step, or put it in place of an earlier one."""
+        if self._is_due(step):
+            self._due.add(key)
+        else:
+            self._due.discard(key)
+
+    def _is_due(self, step: PendingStep) -> bool:
+        return step.round == self.closed + 1 and step.complete(self._num_shards)
 
     def _drop_late(self) -> list[int]:
         late = [key for key, step in self._pending.items() if step.round <= self.closed]

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from .config import JobSettings
-from .roster import Roster, Worker
+from .roster import Roster
+from .workers import Worker
 
 
 @dataclass
@@ -29,8 +30,8 @@ class Start:
 
     def ready(self, now: float, roster: Roster, starting: bool) -> list[Worker] | None:
         """Whom training begins with; None if it goes on waiting. `starting`: somebody wants to take its first step."""
-        ready = [w for w in roster if w.state in ("enrolled", "paused") and not w.observer]
-        gone = [w for w in roster if not w.live and not w.observer]
+        ready = [worker for worker in roster.trainers() if worker.state in ("enrolled", "paused")]
+        gone = roster.ended_trainers()
         if not (ready or starting):
             return None
         if len(ready) + len(gone) < self.settings.expected_workers and not self._waited_enough(now):
@@ -40,7 +41,7 @@ class Start:
     def missing_message(self, roster: Roster) -> str:
         """Who is waited for, for people."""
         expected = self.settings.expected_workers
-        ready = {w.worker_id for w in roster if w.state == "enrolled"}
+        ready = {worker.worker_id for worker in roster.live() if worker.state == "enrolled"}
         missing = [str(number) for number in range(expected) if number not in ready]
         return f"waiting for worker {', '.join(missing)} of {expected} before the first step"
 

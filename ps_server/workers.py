@@ -1,0 +1,79 @@
+"""One incarnation of a worker as the registrar knows it. Pure; owned by the roster."""
+
+from dataclasses import dataclass, field
+
+from ..protos.errors import BadRequestError
+from ..protos.registrar_pb2 import WorkerReport
+from ..protos.status_terms import LIVE_STATES
+
+
+@dataclass
+class Worker:
+    """One incarnation of a worker as the registrar knows it."""
+
+    worker_id: int
+    incarnation: int
+    observer: bool
+    host: str
+    pid: int
+    num_ranks: int = 1
+    layout: str = ""
+    life: int = 0
+    """Incarnations of this id before this one."""
+    state: str = "joined"
+    """joined, enrolled, active, paused; then left, failed, expired or replaced."""
+    first_round: int = 0
+    start_clock: int = 0
+    clock: int = 0
+    last_progress: float = 0.0
+    settled: dict[int, int] = field(default_factory=dict)
+    """Newest step applied, by shard."""
+    reports: list[WorkerReport] = field(default_factory=list)
+    """As each rank said last, by rank."""
+    reported_at: float = 0.0
+    """When rank 0 said last how it is."""
+    silent_rank: int | None = None
+    """Whose lease ran out."""
+    failure: str = ""
+    """What went wrong, as it said itself."""
+
+    def __post_init__(self) -> None:
+        self.reports = [WorkerReport() for _ in range(self.num_ranks)]
+
+    @property
+    def live(self) -> bool:
+        return self.state in LIVE_STATES
+
+    @property
+    def report(self) -> WorkerReport:
+        """Of rank 0, with what other ranks logged under names that no lower rank has."""
+        merged = WorkerReport()
+        merged.CopyFrom(self.reports[0])
+        for other in self.reports[1:]:
+            for mine, theirs in ((merged.first_metrics, other.first_metrics), (merged.metrics, other.metrics)):
+                for name, value in theirs.items():
+                    mine.setdefault(name, value)
+        return merged
+
+    def take_report(self, now: float, rank: int, report: WorkerReport) -> None:
+        """Of one rank; raises BadRequestError for one that the worker does not have."""
+        self.check_rank(rank)
+        self.reports[rank].CopyFrom(report)
+        if rank == 0:
+            self.reported_at = now
+
+    def check_rank(self, rank: int) -> None:
+        """Raises BadRequestError for a rank that the worker does not have."""
+        if rank >= self.num_ranks:
+            raise BadRequestError(f"worker {self.worker_id} has num_ranks={self.num_ranks}; there is no rank {rank}")
+
+    def ends_on_some_shards_only(self, num_shards: int) -> bool:
+        """Whether it has ended with its newest step applied on some shards, but not on all."""
+        newest = [self.settled.get(shard, 0) for shard in range(num_shards)]
+        return not self.live and max(newest) != min(newest)
+
+    @property
+    def who_was_silent(self) -> str:
+        """For people."""
+        several = self.num_ranks > 1 and self.silent_rank is not None
+        return f"rank {self.silent_rank} of worker {self.worker_id}" if several else f"worker {self.worker_id}"
