@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import filelock
 import numpy as np
 
+from .checksum import checksum
 from .codec import Codec, Floats
 from .frame import parse_frame
 from .kernels import CACHE_FOLDER
@@ -39,6 +40,7 @@ def one_at_a_time() -> Iterator[None]:
 def warm_up(codec: Codec) -> None:
     """Compile, or load from the disk cache, every kernel of the codec and its frames. Takes seconds once."""
     with one_at_a_time():
+        checksum(np.zeros(_SMALL, np.float32))
         _exercise_all(codec)
 
 

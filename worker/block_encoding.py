@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..compression.checksum import checksum, checksum_of_tensor
 from ..compression.cuda.device_memory import DeviceEncoder, device_encoder
 from ..compression.cuda.streams import EncodingStreams, frame_to_host
 from ..compression.encoder_spec import EncoderSpec
@@ -29,10 +30,11 @@ class BlockEncoding(Protocol):
     def after(self, ready: "torch.cuda.Event | None", gradient: torch.Tensor) -> AbstractContextManager[None]:
         """Inside, the gradient is complete for everything done here."""
 
-    def blocks(
-        self, gradient: torch.Tensor, blocks: Sequence[PlanBlock], factor: np.float32
-    ) -> Iterator[tuple[PlanBlock, Any]]:
-        """Each block with its values times factor, float32 [n], contiguous: what the others take."""
+    def blocks(self, gradient: torch.Tensor, blocks: Sequence[PlanBlock]) -> Iterator[tuple[PlanBlock, Any]]:
+        """Each block with its values, float32 [n], contiguous: what the others take. May be the gradient's own memory."""
+
+    def checksum(self, values: Any) -> int:
+        """See `compression.checksum`."""
 
     def encode(self, block: int, values: Any, out: Bytes, seed: int) -> int:
         """Encodes values into `out`; returns the bytes written. Raises NonFiniteError."""
@@ -53,11 +55,11 @@ class HostEncoding:
             ready.synchronize()
         return nullcontext()
 
-    def blocks(
-        self, gradient: torch.Tensor, blocks: Sequence[PlanBlock], factor: np.float32
-    ) -> Iterator[tuple[PlanBlock, Any]]:
-        for block, values in values_of_blocks(gradient, blocks):
-            yield block, _times(values, factor)
+    def blocks(self, gradient: torch.Tensor, blocks: Sequence[PlanBlock]) -> Iterator[tuple[PlanBlock, Any]]:
+        return values_of_blocks(gradient, blocks)
+
+    def checksum(self, values: Any) -> int:
+        return checksum(values)
 
     def encode(self, block: int, values: Any, out: Bytes, seed: int) -> int:
         return self._encoder.encode(block, values, out, seed)
@@ -79,11 +81,12 @@ class DeviceEncoding:
     def after(self, ready: "torch.cuda.Event | None", gradient: torch.Tensor) -> AbstractContextManager[None]:
         return nullcontext() if ready is None else self._streams.after(ready, gradient.device)
 
-    def blocks(
-        self, gradient: torch.Tensor, blocks: Sequence[PlanBlock], factor: np.float32
-    ) -> Iterator[tuple[PlanBlock, Any]]:
+    def blocks(self, gradient: torch.Tensor, blocks: Sequence[PlanBlock]) -> Iterator[tuple[PlanBlock, Any]]:
         for block in blocks:
-            yield block, _times(block_of(gradient, block).reshape(-1).float().contiguous(), factor)
+            yield block, block_of(gradient, block).reshape(-1).float().contiguous()
+
+    def checksum(self, values: Any) -> int:
+        return int(checksum_of_tensor(values))
 
     def encode(self, block: int, values: Any, out: Bytes, seed: int) -> int:
         encoder = self._encoder.of(block)
@@ -111,5 +114,6 @@ def encoder_on_device(spec: EncoderSpec) -> AnyEncoder:
     return device_encoder(spec) or spec.build()
 
 
-def _times(values: Any, factor: np.float32) -> Any:
+def times(values: Any, factor: np.float32) -> Any:
+    """The same values where the factor is 1, else others: a gradient is never changed."""
     return values if factor == 1.0 else values * float(factor)

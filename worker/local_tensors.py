@@ -83,6 +83,18 @@ def local_gradient(gradient: torch.Tensor, parameter: torch.Tensor) -> torch.Ten
     return local
 
 
+def lies_as(gradient: torch.Tensor, parameter: torch.Tensor) -> bool:
+    """Whether `local_gradient` gives the gradient's own memory, without asking other ranks."""
+    if gradient.is_sparse:
+        return False
+    if not is_divided(gradient):
+        return True
+    return tuple(gradient.placements) == tuple(parameter.placements)  # type: ignore[attr-defined]
+
+
 def versions_of(gradient: torch.Tensor) -> tuple[int, ...]:
-    """Changes whenever the gradient is written to. Work on a DTensor shows in the tensor inside it only."""
+    """Changes whenever torch writes to the gradient, but not with what is written through `.data` or numpy.
+
+    Work on a DTensor shows in the tensor inside it only.
+    """
     return gradient._version, local_tensor(gradient)._version

@@ -1,12 +1,13 @@
 """Gradients on their way to the shards: encoded by a pool of threads, early while backward still runs, or in `step()`.
 
 What is sent early is speculative. `finish` sends it again, under a higher attempt, unless every gradient is still the same
-tensor at the same version.
+tensor, and its memory still has the bits that were encoded: torch's version counters miss what is written through `.data`,
+through numpy or by code that is not torch's.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from ..protos.errors import NonFiniteError
-from .block_encoding import BlockEncoding
+from .block_encoding import BlockEncoding, times
 from .bundle import Bundle
 from .local_tensors import versions_of
 from .plan import PlanBlock, portions
@@ -67,6 +68,15 @@ class Record:
 
 
 @dataclass(frozen=True)
+class _Piece:
+    """Some blocks of a gradient, which may be read once `ready` has happened."""
+
+    gradient: torch.Tensor
+    blocks: list[PlanBlock]
+    ready: "torch.cuda.Event | None"
+
+
+@dataclass(frozen=True)
 class StagedStep:
     """All gradients of a step are sent."""
 
@@ -112,6 +122,8 @@ class Stager:
         self._records: dict[int, Record] = {}
         self._num_backwards: dict[int, int] = {}
         self._squares = np.zeros(len(own.plan.blocks), np.float64)
+        self._checksums: dict[int, int] = {}
+        """By block: of what was encoded early in the open step."""
 
     def scale_early_by(self, factor: Callable[[], float]) -> None:
         """What gradients that are sent early are multiplied by; asked once a step, from the encoder's threads."""
@@ -120,7 +132,7 @@ class Stager:
     def open(self, step: int, seed: int) -> None:
         """A step begins: gradients may come. Opened a second time, it goes on under a higher attempt."""
         self._attempt = self._attempt + 1 if step == self._step else FIRST_ATTEMPT
-        self._records, self._num_backwards = {}, {}
+        self._records, self._num_backwards, self._checksums = {}, {}, {}
         self._step, self._seed, self._factor = step, seed, None
         self._accepting = self._early
 
@@ -135,7 +147,7 @@ class Stager:
 
     def on_gradient(self, entry: int, gradient: torch.Tensor | None) -> None:
         """Autograd has accumulated into this gradient."""
-        if not self._accepting or gradient is None or gradient.is_sparse:
+        if not self._accepting or gradient is None or not self._gradients.lies_as_parameter(entry, gradient):
             return
         count = self._num_backwards[entry] = self._num_backwards.get(entry, 0) + 1
         if count == self._settings.accumulate:
@@ -144,7 +156,7 @@ class Stager:
     def finish(self, gradients: Mapping[int, torch.Tensor], factor: float, unchanged: bool = True) -> StagedStep:
         """Sends what was not sent early, or everything again where early frames are not these gradients times `factor`.
 
-        `gradients` by plan entry. `unchanged` false says that gradients changed without a trace.
+        `gradients` by plan entry. `unchanged` false says that gradients were changed.
 
         Raises:
             NonFiniteError: names the parameter; nothing of the step may be committed.
@@ -172,7 +184,7 @@ class Stager:
                 if not task.cancelled():
                     task.exception()
         if self._records:
-            self._records = {}
+            self._records, self._checksums = {}, {}
             self._attempt += 1
             for _, bundle in self._bundles:
                 bundle.clear()
@@ -191,7 +203,33 @@ class Stager:
 
     def _verified(self, gradients: Mapping[int, torch.Tensor], factor: float, unchanged: bool) -> bool:
         same = all(record.still_is(gradients.get(entry)) for entry, record in self._records.items())
-        return unchanged and same and self._factor_used() == factor
+        return unchanged and same and self._factor_used() == factor and self._memory_is_as_encoded()
+
+    def _memory_is_as_encoded(self) -> bool:
+        """Whether the gradients' memory has the bits that were encoded early. Looks as late as can be: in `step()`."""
+        for record in self._records.values():
+            for task in record.tasks:
+                task.exception()
+        pieces = [
+            _Piece(local, blocks, _written(local))
+            for entry, record in self._records.items()
+            for local in [self._gradients.local(entry, record.gradient)]
+            for blocks in portions(self._own.blocks_of_entry[entry], TASK_ELEMENTS)
+        ]
+        looks = [self._pool.submit(self._are_as_encoded, batch) for batch in _batches(pieces)]
+        return all(look.result() for look in looks)
+
+    def _are_as_encoded(self, pieces: Sequence["_Piece"]) -> bool:
+        return all(map(self._is_as_encoded, pieces))
+
+    def _is_as_encoded(self, piece: "_Piece") -> bool:
+        with self._encoding.after(piece.ready, piece.gradient):
+            # A block without a checksum comes behind one that could not be encoded: that is what `finish` raises.
+            return all(
+                self._encoding.checksum(values) == self._checksums[block.id]
+                for block, values in self._encoding.blocks(piece.gradient, piece.blocks)
+                if block.id in self._checksums
+            )
 
     def _stop_early(self, warn: bool) -> None:
         self.num_restaged += 1
@@ -207,7 +245,7 @@ class Stager:
     def _submit(self, entry: int, gradient: torch.Tensor, factor: float | None) -> Record:
         record = Record(gradient, versions_of(gradient))
         local = self._gradients.local(entry, gradient)
-        ready = torch.cuda.current_stream(local.device).record_event() if local.is_cuda else None
+        ready = _written(local)
         for blocks in portions(self._own.blocks_of_entry[entry], TASK_ELEMENTS):
             record.tasks.append(self._pool.submit(self._encode, local, blocks, factor, ready))
         return record
@@ -219,9 +257,14 @@ class Stager:
         factor: float | None,
         ready: "torch.cuda.Event | None",
     ) -> None:
+        early = factor is None
         factor_used = np.float32(self._factor_used() if factor is None else factor)
         with self._encoding.after(ready, gradient):
-            for block, values in self._encoding.blocks(gradient, blocks, factor_used):
+            for block, raw in self._encoding.blocks(gradient, blocks):
+                if early:
+                    # Ahead of encoding: what is written in between then differs from what was noted, and is noticed.
+                    self._checksums[block.id] = self._encoding.checksum(raw)
+                values = times(raw, factor_used)
                 bundle, bound = self._bundle_for(block.shard), self._encoding.bounds[block.id]
                 if not bundle.fits(bound):
                     self._flush(block.shard, bundle)
@@ -270,6 +313,25 @@ class Stager:
         if not bundle.empty:
             got = bundle.take()
             self._sink.send(shard, frames_message(self._step, self._attempt, got.blocks, got.lengths, got.payload))
+
+
+def _batches(pieces: Iterable[_Piece]) -> list[list[_Piece]]:
+    """Pieces that are looked at one after the other: a task costs more than looking at a small one."""
+    batches: list[list[_Piece]] = []
+    room = 0
+    for piece in pieces:
+        size = sum(block.num_elements for block in piece.blocks)
+        if size > room:
+            batches.append([])
+            room = TASK_ELEMENTS
+        batches[-1].append(piece)
+        room -= size
+    return batches
+
+
+def _written(gradient: torch.Tensor) -> "torch.cuda.Event | None":
+    """Happens when everything that was asked of the gradient's device so far is done."""
+    return torch.cuda.current_stream(gradient.device).record_event() if gradient.is_cuda else None
 
 
 def _one() -> float:

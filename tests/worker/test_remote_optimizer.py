@@ -94,6 +94,26 @@ class TestTraining:
         assert worker._recorder.report().steps_restaged == 1
         assert caplog.text.count("changed between backward") == 1
 
+    @pytest.mark.parametrize("accumulate", [1, 2])
+    def test_pushes_what_is_in_the_gradients_however_it_came_there(self, worker: Worker, accumulate: int) -> None:
+        model, plain = small_model(), small_model()
+        optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.5, accumulate=accumulate)
+        local = torch.optim.SGD(plain.parameters(), lr=0.5)
+        for step in range(4):
+            for each, its_optimizer in ((model, optimizer), (plain, local)):
+                its_optimizer.zero_grad()
+                for micro_batch in range(accumulate):
+                    backward(each, 10 * step + micro_batch)
+                first, second = each.first.weight.grad, each.second.weight.grad
+                assert first is not None
+                assert second is not None
+                if step == 1:
+                    first.data.clamp_(-1e-3, 1e-3)
+                if step == 3:
+                    second.numpy()[:] = -second.numpy()[::-1]
+                its_optimizer.step()
+        assert_close(model, plain)
+
     def test_clips_by_the_norm_of_all_gradients(self, worker: Worker) -> None:
         model, plain = small_model(), small_model()
         optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.5, clip_norm=0.01)

@@ -12,8 +12,7 @@ from pushpull.compression.frame import parse_frame
 from pushpull.compression.parameter_encoders import parse_parameter_encoders
 from pushpull.protos.errors import NonFiniteError
 from pushpull.protos.shard_pb2 import WorkerMessage
-from pushpull.worker.block_encoding import HostEncoding
-from pushpull.worker.gradient_encoder import GradientEncoder
+from pushpull.worker.block_encoding import BlockEncoding, encoding_of
 from pushpull.worker.plan import TableEntry, make_plan
 from pushpull.worker.ranks.gradients import RankGradients
 from pushpull.worker.ranks.group import SoleRank
@@ -58,14 +57,18 @@ class Sink:
 class Stage:
     """A stager, its sink and gradients to play with."""
 
-    def __init__(self, stager: Stager, sink: Sink, encoder: GradientEncoder) -> None:
-        self.stager, self.sink, self.encoder = stager, sink, encoder
+    def __init__(self, stager: Stager, sink: Sink, encoding: BlockEncoding) -> None:
+        self.stager, self.sink, self.encoding = stager, sink, encoding
         self.gradients = {0: torch.randn(30, 40), 1: torch.randn(40)}
         stager.open(1, seed=0)
 
     def backward(self) -> None:
         for entry, gradient in self.gradients.items():
             self.stager.on_gradient(entry, gradient)
+
+    def wait_until_encoded(self) -> None:
+        blocks = {block.id for block in PLAN.blocks}
+        wait_until(lambda: self.stager._checksums.keys() == blocks)
 
     def sent(self) -> dict[int, torch.Tensor]:
         """What arrived, put together again."""
@@ -84,16 +87,12 @@ class Stage:
 def make_stage() -> Iterator[Callable[..., Stage]]:
     stages: list[Stage] = []
 
-    def make(codec: str = "fp32", **settings: object) -> Stage:
-        encoder, sink = GradientEncoder(PLAN, parse_parameter_encoders(codec)), Sink()
+    def make(codec: str = "fp32", on_device: bool = False, **settings: object) -> Stage:
+        _, encoding = encoding_of(PLAN, parse_parameter_encoders(codec), on_device)
+        sink = Sink()
         chosen = {"message_bytes": 1000, "num_threads": 2, "early": True, **settings}
-        stages.append(
-            Stage(
-                Stager(all_blocks(PLAN), GRADIENTS, HostEncoding(encoder), sink, StagingSettings(**chosen)),
-                sink,
-                encoder,
-            )
-        )  # type: ignore[arg-type]
+        stager = Stager(all_blocks(PLAN), GRADIENTS, encoding, sink, StagingSettings(**chosen))  # type: ignore[arg-type]
+        stages.append(Stage(stager, sink, encoding))
         return stages[-1]
 
     yield make
@@ -163,6 +162,119 @@ def test_gradients_that_changed_without_a_trace_are_sent_again(make_stage: Calla
     stage = make_stage()
     stage.backward()
     assert stage.stager.finish(stage.gradients, 1.0, unchanged=False).attempt == 2
+
+
+def through_data(gradient: torch.Tensor) -> None:
+    gradient.data.clamp_(-0.5, 0.5)
+
+
+def through_numpy(gradient: torch.Tensor) -> None:
+    gradient.numpy()[3] *= 2
+
+
+def one_sign(gradient: torch.Tensor) -> None:
+    gradient.data.view(-1)[-1:].neg_()
+
+
+def two_neighbours_swapped(gradient: torch.Tensor) -> None:
+    flat = gradient.numpy().reshape(-1)
+    flat[[10, 11]] = flat[[11, 10]]
+
+
+def zeroed_through_a_view_that_was_kept(gradient: torch.Tensor) -> None:
+    memoryview(gradient.numpy()).cast("B").cast("f")[5] = 0.0
+
+
+def other_memory(gradient: torch.Tensor) -> None:
+    gradient.data = gradient.data * 0.1
+
+
+def foreach(gradient: torch.Tensor) -> None:
+    torch._foreach_mul_([gradient.data], 0.1)
+
+
+WITHOUT_A_TRACE = [
+    through_data,
+    through_numpy,
+    one_sign,
+    two_neighbours_swapped,
+    zeroed_through_a_view_that_was_kept,
+    other_memory,
+    foreach,
+]
+
+
+@pytest.mark.parametrize("change", WITHOUT_A_TRACE)
+@pytest.mark.parametrize("entry", [0, 1])
+def test_what_is_written_past_torchs_version_counter_is_noticed(
+    make_stage: Callable[..., Stage], change: Callable[[torch.Tensor], None], entry: int
+) -> None:
+    stage = make_stage()
+    stage.backward()
+    stage.wait_until_encoded()
+    version = stage.gradients[entry]._version
+    change(stage.gradients[entry])
+    assert stage.gradients[entry]._version == version
+    assert stage.stager.finish(stage.gradients, 1.0).attempt == 2
+    assert_sent(stage, stage.gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_gradients_that_have_to_be_copied_are_watched_as_well(
+    make_stage: Callable[..., Stage], dtype: torch.dtype, transposed: bool
+) -> None:
+    stage = make_stage()
+    whole = torch.randn(40, 30, dtype=dtype).t() if transposed else torch.randn(30, 40, dtype=dtype)
+    stage.gradients[0] = whole
+    stage.backward()
+    assert stage.stager.finish(stage.gradients, 1.0).attempt == 1
+    stage.sink.restart()
+    stage.stager.open(2, seed=0)
+    stage.backward()
+    stage.wait_until_encoded()
+    stage.gradients[0].data[3, 7] += 1.0
+    assert stage.stager.finish(stage.gradients, 1.0).attempt == 2
+    assert_sent(stage, {entry: gradient.float() for entry, gradient in stage.gradients.items()})
+
+
+def test_the_sum_of_micro_batches_is_watched_as_well(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage(accumulate=2)
+    stage.backward()
+    through_data(stage.gradients[0])  # ahead of the last backward: part of what is sent early
+    stage.backward()
+    stage.wait_until_encoded()
+    through_data(stage.gradients[1])
+    assert stage.stager.finish(stage.gradients, 1.0).attempt == 2
+    assert_sent(stage, stage.gradients)
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_gradient_that_changes_while_it_is_encoded_is_sent_again(
+    make_stage: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch, on_device: bool
+) -> None:
+    """Of a block either the values before are noted and those behind encoded, or both are of the same moment."""
+    stage = make_stage(on_device=on_device, num_threads=1)
+    encode = stage.encoding.encode
+
+    def change_and_encode(block: int, values: object, out: NDArray[np.uint8], seed: int) -> int:
+        if stage.stager.num_restaged == 0:
+            stage.gradients[PLAN.blocks[block].entry].data.mul_(-1)  # another thread's hook, say
+        return encode(block, values, out, seed)
+
+    monkeypatch.setattr(stage.encoding, "encode", change_and_encode)
+    stage.backward()
+    assert stage.stager.finish(stage.gradients, 1.0).attempt == 2
+    assert_sent(stage, stage.gradients)
+
+
+def test_a_gradient_that_was_made_finite_in_time_is_sent(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage()
+    stage.gradients[0][3, 4] = float("nan")
+    stage.backward()
+    stage.gradients[0].data.nan_to_num_()
+    stage.stager.finish(stage.gradients, 1.0)
+    assert_sent(stage, stage.gradients)
 
 
 def test_micro_batches_are_sent_with_the_last_one(make_stage: Callable[..., Stage]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ..local_tensors import local_gradient, local_tensor
+from ..local_tensors import lies_as, local_gradient, local_tensor
 from .group import Ranks
 from .reductions import GradientReduction
 
@@ -57,6 +57,10 @@ class RankGradients:
     def local(self, entry: int, gradient: torch.Tensor) -> torch.Tensor:
         """See `local_gradient`: ranks that hold the entry may communicate here."""
         return local_gradient(gradient, self._parameters[entry])
+
+    def lies_as_parameter(self, entry: int, gradient: torch.Tensor) -> bool:
+        """Whether what `local` gives is the gradient's own memory."""
+        return lies_as(gradient, self._parameters[entry])
 
     def agree(self, fine: bool) -> bool:
         """Whether all ranks say so."""
