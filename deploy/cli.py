@@ -11,6 +11,7 @@ from ..protos.addresses import server_addresses
 from ..protos.errors import PushpullError, SettingError
 from .environment import LOG_FORMAT, LOG_LEVEL
 from .log_settings import LogFormat, LogLevel, LogSettings
+from .output import CommandStreams, demand_output, give_streams_to_script
 
 app = typer.Typer(
     help="Trains PyTorch models through sharded parameter servers.",
@@ -84,6 +85,7 @@ def launch(
 
     logs = LogSettings(log_format, log_level)
     configure_logs(logs, Speaker("launcher"))
+    demand_output()
     if not Path(script).is_file():
         raise SettingError(f"There is no script {script} (working directory {Path.cwd()}).")
     script_words = [script, *(arguments or [])]
@@ -244,6 +246,7 @@ def worker(
         )
         with lingering() if linger else nullcontext():
             sys.exit(run_ranks(start))
+    give_streams_to_script()
     listen = metrics_of_rank(metrics_listen) if metrics_listen else None
     become_worker(worker_variables(addresses, worker_id, listen, shape.layout, patience_seconds))
     speaker.follow(worker_fields)
@@ -337,8 +340,12 @@ def bench_links(arguments: Arguments = None) -> None:
 
 def main() -> None:
     """Entry point: an error of pushpull is one sentence on standard error and exit status 1."""
+    streams = CommandStreams()
     try:
-        app()
+        try:
+            app()
+        finally:
+            streams.finish()
     except PushpullError as error:
         from .logs import say
 

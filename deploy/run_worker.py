@@ -3,7 +3,9 @@
 import sys
 import threading
 import time
+from contextlib import suppress
 
+from ..protos.errors import UnwritableOutputError
 from .log_settings import LogLevel
 from .logs import say
 from .processes import Family
@@ -24,7 +26,8 @@ def run_ranks(start: WorkerStart) -> int:
     lock = threading.Lock()
 
     def relay(name: str, line: str) -> None:
-        with lock:
+        # Ranks go on when nobody gets their lines any more; the command says so at its end.
+        with lock, suppress(UnwritableOutputError):
             print(relayed_line(start.logs.format, name, line), file=sys.stdout, flush=True)
 
     with StopRequest().installed() as stop, Family(relay) as family:

@@ -11,6 +11,7 @@ from types import FrameType
 from ..ps_server.config import ServerConfig
 from ..ps_server.server import Server
 from .logs import Speaker, writes_json
+from .output import output_is_closed
 from .stop_request import INSISTS_AFTER_SECONDS
 from .tracing import shard_observer
 
@@ -20,7 +21,8 @@ nobody waits any more."""
 
 
 def serve(config: ServerConfig, announce_fd: int | None, speaker: Speaker) -> None:
-    """Serves until SIGTERM, SIGINT or the server's own end; raises PortInUseError and SettingError.
+    """Serves until SIGTERM, SIGINT or the server's own end; raises PortInUseError, SettingError and
+    UnwritableOutputError.
 
     The first signal drains the server, a second one ends the process at once. With `announce_fd`, one line of JSON says there
     where the server listens, and the descriptor is closed.
@@ -42,7 +44,11 @@ def serve(config: ServerConfig, announce_fd: int | None, speaker: Speaker) -> No
 
     signal.signal(signal.SIGTERM, drain)
     signal.signal(signal.SIGINT, drain)
-    _announce(config.shard, server, announce_fd)
+    try:
+        _announce(config.shard, server, announce_fd)
+    except BaseException:
+        server.stop()  # nobody would know where it is
+        raise
     server.wait_for_end()
     threading.Thread(target=_end_at_last, args=(config.shard,), name="hard stop", daemon=True).start()
     server.wait()
@@ -60,7 +66,7 @@ def _end_at_last(shard: int) -> None:
 
 def _announce(shard: int, server: Server, fd: int | None) -> None:
     where = {"shard": shard, "address": server.address, "metrics_address": server.metrics_address}
-    if fd is None and writes_json():
+    if fd is None and (writes_json() or output_is_closed()):
         return  # the log has it
     if fd is None:
         print(

@@ -30,7 +30,8 @@
     ├── ServerLostError                the shard came back without its state
     ├── ServerDrainingError            a server was told to end, and the job ends with it
     ├── DoesNotFitError                a plan that needs more than the machines have; names what would fit
-    └── PortInUseError                 the address to listen on is taken
+    ├── PortInUseError                 the address to listen on is taken
+    └── UnwritableOutputError          a command's answer could not be written to standard output
 
 Only errors in `CODES` travel. `code_of` and `error_of` translate; `STATUS_OF` says which gRPC status carries a code when
 a whole call is refused.
@@ -163,6 +164,10 @@ class DoesNotFitError(PushpullError):
 
 class PortInUseError(PushpullError):
     """The address to listen on is taken."""
+
+
+class UnwritableOutputError(PushpullError):
+    """A command's answer could not be written to standard output."""
 
 
 CODES: dict[ErrorCode, type[PushpullError]] = {
