@@ -90,7 +90,8 @@ def launch(
         raise SettingError(f"There is no script {script} (working directory {Path.cwd()}).")
     script_words = [script, *(arguments or [])]
     shapes = worker_shapes(workers, ranks_per_worker, layouts or [])
-    settings = load_job(job, sets or [], {"expected_workers": len(shapes), "server_patience_seconds": 20.0})
+    own = {"expected_workers": len(shapes), "reserved_ids": len(shapes), "server_patience_seconds": 20.0}
+    settings = load_job(job, sets or [], own)
     config = LaunchConfig(
         num_servers=servers,
         workers=shapes,

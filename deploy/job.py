@@ -82,6 +82,11 @@ class Job(BaseModel):
         ge=0,
         description="Workers that the first step waits for; 0 = none (`launch` fills in its own).",
     )
+    reserved_ids: int = Field(
+        default=JobSettings.reserved_ids,
+        ge=0,
+        description="Worker ids below this are for workers that choose theirs by --id (`launch`: its own number).",
+    )
     start_timeout_seconds: float = Field(
         default=JobSettings.start_timeout_seconds, gt=0, description="Longest wait for the expected workers."
     )

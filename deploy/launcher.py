@@ -159,7 +159,7 @@ class Launcher:
         with StatusClient(self._addresses[0]) as client:
             reported: set[str] = set()
             try:
-                while not self._all_ended(reported):
+                while not self._all_ended(reported, client):
                     self._check_stop()
                     self._check_servers()
                     self._check_time()
@@ -175,11 +175,15 @@ class Launcher:
             ends = ", ".join(f"{worker.name} {worker.how_it_ended()}" for worker in self._workers)
             raise RunFailedError(f"No worker finished its script: {ends}.")
 
-    def _all_ended(self, reported: set[str]) -> bool:
-        """Buries ended workers. Those that were started by hand are waited for while they hold a lease."""
-        for worker in self._workers:
+    def _all_ended(self, reported: set[str], client: StatusClient) -> bool:
+        """Buries ended workers, and tells the registrar: before the first step nobody waits for one that has failed.
+
+        Those that were started by hand are waited for while they hold a lease.
+        """
+        for worker_id, worker in enumerate(self._workers):
             if worker.tend() and worker.name not in reported:
                 reported.add(worker.name)
+                client.tell_absent(worker_id, worker.pids, worker.how_it_ended() if worker.exit_status else "")
                 if worker.exit_status != 0:
                     others = "; the others go on" if len(reported) < len(self._workers) else ""
                     self._display.write_line(f"{worker.name} {worker.how_it_ended()}{others}")

@@ -1,5 +1,6 @@
 """Asks running servers for their figures."""
 
+import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
@@ -8,7 +9,7 @@ from typing import Any, Self
 import grpc
 
 from ..protos.errors import ServerUnreachableError
-from ..protos.registrar_pb2 import JobStatus, JobStatusRequest, ShardStatus
+from ..protos.registrar_pb2 import AbsentRequest, JobStatus, JobStatusRequest, ShardStatus
 from ..protos.registrar_pb2_grpc import RegistrarStub
 from ..protos.shard_pb2 import ShardStatusRequest
 from ..protos.shard_pb2_grpc import ShardStub
@@ -17,6 +18,7 @@ from .status_figures import Look
 
 _ASK_AGAIN_SECONDS = 10.0
 _SHARD_SECONDS = 1.0
+_TELL_SECONDS = 10.0
 
 
 class StatusClient:
@@ -27,6 +29,7 @@ class StatusClient:
         self._channel = grpc.insecure_channel(address, options=CLIENT_OPTIONS)
         self._stub: Any = RegistrarStub(self._channel)
         self._pending: Any = None
+        self._told: list[Any] = []
 
     def ask(self, timeout_seconds: float = 5.0) -> JobStatus:
         """The job's status now; raises ServerUnreachableError."""
@@ -52,6 +55,11 @@ class StatusClient:
         except (grpc.RpcError, grpc.FutureCancelledError):
             return None
         return status
+
+    def tell_absent(self, worker_id: int, pids: Sequence[int], failure: str) -> None:
+        """A worker that this machine started has ended: nobody need wait for it. Never waits for an answer."""
+        said = AbsentRequest(worker_id=worker_id, host=socket.gethostname(), pids=pids, failure=failure)
+        self._told.append(self._stub.Absent.future(said, timeout=_TELL_SECONDS))  # dropped, it would be cancelled
 
     def __enter__(self) -> Self:
         return self

@@ -18,34 +18,56 @@ ROLE_TRAINER: Role
 ROLE_OBSERVER: Role
 
 class JoinRequest(_message.Message):
-    __slots__ = ("worker_id", "role", "host", "pid", "num_ranks", "layout")
+    __slots__ = ("worker_id", "role", "host", "pid", "num_ranks", "layout", "nonce", "replaces")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     NUM_RANKS_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    REPLACES_FIELD_NUMBER: _ClassVar[int]
     worker_id: int
     role: Role
     host: str
     pid: int
     num_ranks: int
     layout: str
-    def __init__(self, worker_id: _Optional[int] = ..., role: _Optional[_Union[Role, str]] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., num_ranks: _Optional[int] = ..., layout: _Optional[str] = ...) -> None: ...
+    nonce: int
+    replaces: int
+    def __init__(self, worker_id: _Optional[int] = ..., role: _Optional[_Union[Role, str]] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., num_ranks: _Optional[int] = ..., layout: _Optional[str] = ..., nonce: _Optional[int] = ..., replaces: _Optional[int] = ...) -> None: ...
 
 class JoinResponse(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "job", "num_workers", "life")
+    __slots__ = ("worker_id", "incarnation", "job", "num_workers", "life", "replaced")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
     NUM_WORKERS_FIELD_NUMBER: _ClassVar[int]
     LIFE_FIELD_NUMBER: _ClassVar[int]
+    REPLACED_FIELD_NUMBER: _ClassVar[int]
     worker_id: int
     incarnation: int
     job: _common_pb2.JobSpecification
     num_workers: int
     life: int
-    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., job: _Optional[_Union[_common_pb2.JobSpecification, _Mapping]] = ..., num_workers: _Optional[int] = ..., life: _Optional[int] = ...) -> None: ...
+    replaced: str
+    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., job: _Optional[_Union[_common_pb2.JobSpecification, _Mapping]] = ..., num_workers: _Optional[int] = ..., life: _Optional[int] = ..., replaced: _Optional[str] = ...) -> None: ...
+
+class AbsentRequest(_message.Message):
+    __slots__ = ("worker_id", "host", "pids", "failure")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    PIDS_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    worker_id: int
+    host: str
+    pids: _containers.RepeatedScalarFieldContainer[int]
+    failure: str
+    def __init__(self, worker_id: _Optional[int] = ..., host: _Optional[str] = ..., pids: _Optional[_Iterable[int]] = ..., failure: _Optional[str] = ...) -> None: ...
+
+class AbsentResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class EnrolRequest(_message.Message):
     __slots__ = ("worker_id", "incarnation", "plan", "optimizer")

@@ -39,6 +39,11 @@ class RegistrarStub:
                 request_serializer=pushpull_dot_protos_dot_registrar__pb2.JoinRequest.SerializeToString,
                 response_deserializer=pushpull_dot_protos_dot_registrar__pb2.JoinResponse.FromString,
                 _registered_method=True)
+        self.Absent = channel.unary_unary(
+                '/pushpull.v1.Registrar/Absent',
+                request_serializer=pushpull_dot_protos_dot_registrar__pb2.AbsentRequest.SerializeToString,
+                response_deserializer=pushpull_dot_protos_dot_registrar__pb2.AbsentResponse.FromString,
+                _registered_method=True)
         self.Enrol = channel.unary_unary(
                 '/pushpull.v1.Registrar/Enrol',
                 request_serializer=pushpull_dot_protos_dot_registrar__pb2.EnrolRequest.SerializeToString,
@@ -85,7 +90,14 @@ class RegistrarServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Join(self, request, context):
-        """A process takes or takes back a worker id. Fences any older incarnation of that id.
+        """A process takes or takes back a worker id. Fences any older incarnation of that id. Idempotent by `nonce`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Absent(self, request, context):
+        """Whoever starts workers says that one of them has ended: before the first step nobody waits for it any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,6 +168,11 @@ def add_RegistrarServicer_to_server(servicer, server):
                     request_deserializer=pushpull_dot_protos_dot_registrar__pb2.JoinRequest.FromString,
                     response_serializer=pushpull_dot_protos_dot_registrar__pb2.JoinResponse.SerializeToString,
             ),
+            'Absent': grpc.unary_unary_rpc_method_handler(
+                    servicer.Absent,
+                    request_deserializer=pushpull_dot_protos_dot_registrar__pb2.AbsentRequest.FromString,
+                    response_serializer=pushpull_dot_protos_dot_registrar__pb2.AbsentResponse.SerializeToString,
+            ),
             'Enrol': grpc.unary_unary_rpc_method_handler(
                     servicer.Enrol,
                     request_deserializer=pushpull_dot_protos_dot_registrar__pb2.EnrolRequest.FromString,
@@ -224,6 +241,33 @@ class Registrar:
             '/pushpull.v1.Registrar/Join',
             pushpull_dot_protos_dot_registrar__pb2.JoinRequest.SerializeToString,
             pushpull_dot_protos_dot_registrar__pb2.JoinResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Absent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pushpull.v1.Registrar/Absent',
+            pushpull_dot_protos_dot_registrar__pb2.AbsentRequest.SerializeToString,
+            pushpull_dot_protos_dot_registrar__pb2.AbsentResponse.FromString,
             options,
             channel_credentials,
             insecure,

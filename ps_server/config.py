@@ -43,6 +43,8 @@ class JobSettings:
     """Silence after which a worker no longer counts."""
     expected_workers: int = 0
     """Workers that the first round waits for; 0 opens it with the first."""
+    reserved_ids: int = 0
+    """Worker ids below this are for workers that choose theirs; the registrar gives others their ids from here on."""
     start_timeout_seconds: float = 60.0
     """How long the first round waits for the expected workers after the first has enrolled."""
     progress_timeout_seconds: float = 600.0
@@ -64,6 +66,7 @@ class JobSettings:
         _one_of("optimizer_state", self.optimizer_state, OPTIMIZER_STATES)
         _at_least("staleness_bound", self.staleness_bound, 0)
         _at_least("expected_workers", self.expected_workers, 0)
+        _at_least("reserved_ids", self.reserved_ids, 0)
         _at_least("progress_timeout_seconds", self.progress_timeout_seconds, 0)
         _at_least("message_bytes", self.message_bytes, 1 << 12)
         for name in ("lease_seconds", "start_timeout_seconds", "server_patience_seconds", "staging_bytes"):

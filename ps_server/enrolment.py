@@ -1,7 +1,7 @@
-"""Agreement on model and optimizer, and the right to initialise the servers. Pure; owned by the registrar."""
+"""Agreement on model and optimizer. Pure; owned by the registrar."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..compression.parameter_encoders import parse_parameter_encoders
 from ..protos.common_pb2 import OptimizerSpecification, Plan
@@ -13,21 +13,12 @@ from .optimizers import check_optimizer, optimizer_for
 
 @dataclass
 class Enrolment:
-    """The job's plan and optimizer, from the first worker that enrolled, and who may initialise.
-
-    Invariants: plan and optimizer never change once set; at most one grant is open; grants only grow; `initialised` never
-    becomes false again.
-    """
+    """The job's plan and optimizer, from the first worker that enrolled. Invariant: they never change once set."""
 
     num_shards: int
     plan: Plan | None = None
     optimizer: OptimizerSpecification | None = None
     first_worker: int = -1
-    initialised: bool = False
-    grant: int = 0
-    grant_holder: int | None = None
-    """Incarnation that may initialise; None while nobody may."""
-    initialised_shards: set[int] = field(default_factory=set)
 
     def agree(self, request: EnrolRequest, settings: JobSettings, num_trainers: int) -> bool:
         """Takes the first worker's plan and optimizer; compares everybody else's. True if this was the first.
@@ -56,21 +47,6 @@ class Enrolment:
             raise OptimizerMismatchError(f"the optimizer of {mine} differs from that of {theirs}: {difference}")
         check_budget(request, settings, self.num_shards, num_trainers)
         return False
-
-    def open_grant(self, incarnation: int) -> int:
-        """Gives the right to initialise; voids an earlier grant."""
-        self.grant += 1
-        self.grant_holder = incarnation
-        self.initialised_shards.clear()
-        return self.grant
-
-    def shard_initialised(self, shard: int, grant: int) -> bool:
-        """A shard holds initial values of all its blocks; True when with this one all shards do."""
-        if self.initialised or grant != self.grant:
-            return False
-        self.initialised_shards.add(shard)
-        self.initialised = len(self.initialised_shards) == self.num_shards
-        return self.initialised
 
 
 def check_plan(plan: Plan, num_shards: int) -> None:

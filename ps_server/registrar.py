@@ -7,12 +7,12 @@ caller delivers orders, feeds reports back in, and asks again (`view_number`, `a
 from ..protos.common_pb2 import ErrorCode, OptimizerSpecification, Plan
 from ..protos.errors import BadRequestError, StepError
 from ..protos.registrar_pb2 import (
+    AbsentRequest,
     ActivateResponse,
     DealRequest,
     DealResponse,
     EnrolRequest,
     EnrolResponse,
-    Initialise,
     InstallPlan,
     JobEnd,
     JoinRequest,
@@ -23,11 +23,13 @@ from ..protos.registrar_pb2 import (
     WorkerReport,
 )
 from .acknowledgements import Acknowledgements
+from .admission import Admission
 from .config import JobSettings
 from .consistency import Synchronous, policy_for
 from .dealing import DataDealer
 from .ending import Ending
 from .enrolment import Enrolment
+from .initialisation import Initialisation
 from .leases import Leases
 from .progress import Progress
 from .roster import Roster
@@ -35,8 +37,6 @@ from .rounds import Rounds
 from .start import Start
 from .workers import Worker
 
-MOST_RANKS = 1024
-"""Of one worker."""
 MOST_FAILURE_CHARACTERS = 500
 """Of what is kept of why a worker failed."""
 
@@ -52,8 +52,12 @@ class Registrar:
         self, settings: JobSettings, num_shards: int, tick_seconds: float, newest_incarnation: int = 0
     ) -> None:
         self._settings = settings
-        self._roster = Roster(num_shards, Leases(settings.lease_seconds, tick_seconds), newest_incarnation)
+        leases = Leases(settings.lease_seconds, tick_seconds)
+        self._roster = Roster(num_shards, leases, newest_incarnation, settings.reserved_ids)
+        self._admission = Admission(self._roster)
+        self._start = Start(settings)
         self._enrolment = Enrolment(num_shards)
+        self._initialisation = Initialisation(num_shards, self._start, self._roster, settings.progress_timeout_seconds)
         policy = policy_for(settings)
         self._rounds = Rounds(policy, num_shards) if isinstance(policy, Synchronous) else None
         self._dealer = DataDealer(in_turns=self._rounds is not None)
@@ -62,7 +66,6 @@ class Registrar:
         self._ready_view = 0
         self._acknowledged = Acknowledgements(num_shards)
         self._orders: list[RegistrarOrder] = []
-        self._start = Start(settings)
         self._ending = Ending()
         self._last_close: float | None = None
         self.lease_expiries = 0
@@ -92,7 +95,7 @@ class Registrar:
 
     @property
     def phase(self) -> str:
-        if not self._enrolment.initialised:
+        if not self._initialisation.done:
             return "initialising" if self._enrolment.plan else "waiting"
         return "training" if self._start.open else "waiting"
 
@@ -108,8 +111,8 @@ class Registrar:
 
     @property
     def num_workers(self) -> int:
-        """Live trainers, or the expected ones until training has begun."""
-        live = self._roster.num_trainers
+        """Live trainers that have enrolled, or the expected ones until training has begun."""
+        live = self._roster.num_enrolled
         return live if self._start.open else max(live, self._settings.expected_workers)
 
     def installed_everywhere(self, view_number: int) -> bool:
@@ -124,40 +127,56 @@ class Registrar:
     # ---- calls by workers ----
 
     def join(self, now: float, request: JoinRequest) -> JoinResponse:
-        """Grants an incarnation and a lease for each of its ranks; fences the id's earlier incarnation.
+        """Grants an incarnation and a lease for each of its ranks; fences the id's earlier incarnation. Asking twice is once.
 
         Raises:
-            BadRequestError: too many ranks.
+            BadRequestError, SettingError: see `Admission.place`.
             ServerDrainingError: the job ends; as of `enrol`, `activate` and `deal`.
         """
         self._ending.check_admits()
-        if request.num_ranks > MOST_RANKS:
-            raise BadRequestError(
-                f"num_ranks={request.num_ranks} is too many for one worker; use at most {MOST_RANKS}, or more workers"
-            )
-        worker_id = request.worker_id if request.worker_id >= 0 else self._roster.free_id()
-        previous = self._roster.live_holder(worker_id)
-        if previous is not None:
-            self._end(previous, "replaced", ErrorCode.FENCED_REPLACED)
-            self.failures += 1
-        worker = self._roster.add(now, worker_id, request)
-        self._publish_view()
+        worker, replaced = self._admission.repeated(request), ""
+        if worker is None:
+            place = self._admission.place(request)
+            if place.replaced is not None:
+                self._end(place.replaced, "replaced", ErrorCode.FENCED_REPLACED)
+                self.failures += place.replaced.heard and not place.itself
+            worker, replaced = self._roster.add(now, place.worker_id, request), place.described
+            self._admission.admitted(request, worker)
+            self._start.joined(worker)
+            self._publish_view()
         return JoinResponse(
-            worker_id=worker_id, incarnation=worker.incarnation, num_workers=self.num_workers, life=worker.life
+            worker_id=worker.worker_id,
+            incarnation=worker.incarnation,
+            num_workers=self.num_workers,
+            life=worker.life,
+            replaced=replaced,
         )
+
+    def absent(self, now: float, request: AbsentRequest) -> None:
+        """The processes of a worker have ended, says who started them: the first step does not wait for it."""
+        if self._start.open:
+            return
+        worker = self._roster.live_holder(request.worker_id)
+        if worker is None:
+            self._start.absent(request)
+        elif worker.is_process(request.host, request.pids):
+            self._start.absent(request)
+            self.leave(now, worker.worker_id, worker.incarnation, WorkerReport(), request.failure, whole_worker=True)
+        self._maybe_open(now)
 
     def enrol(self, now: float, request: EnrolRequest) -> EnrolResponse:
         """Checks plan and optimizer and says who initialises."""
         self._ending.check_admits()
         worker = self._roster.caller(now, request.worker_id, request.incarnation)
-        if self._enrolment.agree(request, self._settings, self._roster.num_trainers):
+        num_trainers = self._roster.num_enrolled + (not worker.enrolled and not worker.observer)
+        if self._enrolment.agree(request, self._settings, num_trainers):
             self._orders.append(
                 RegistrarOrder(install_plan=InstallPlan(plan=request.plan, optimizer=request.optimizer))
             )
         if worker.state == "joined":
-            self._roster.move(worker, "enrolled")
+            self._roster.enrol(worker)
         self._start.enrolled(now)
-        if self._enrolment.initialised:
+        if self._initialisation.done:
             if not self.installed_everywhere(self._ready_view):
                 return _wait("waiting for every shard to take its parameters over")
             self._maybe_open(now)
@@ -165,7 +184,9 @@ class Registrar:
         missing = self._acknowledged.first_without_plan
         if missing is not None:
             return _wait(f"waiting for shard {missing} to take the plan")
-        return self._offer_grant(now, worker)
+        answer, order = self._initialisation.offer(now, worker)
+        self._orders += [] if order is None else [RegistrarOrder(initialise=order)]
+        return answer
 
     def activate(self, now: float, worker_id: int, incarnation: int, last_clock: int) -> ActivateResponse:
         """Lets a worker count from now on; answered for good once training is open."""
@@ -173,7 +194,7 @@ class Registrar:
         worker = self._roster.caller(now, worker_id, incarnation)
         if worker.observer:
             raise BadRequestError("an observer does not take part in training")
-        if worker.state == "joined" or not self._enrolment.initialised:
+        if worker.state == "joined" or not self._initialisation.done:
             raise StepError(f"worker {worker_id} is not enrolled; call worker.optimizer() first")
         self._maybe_open(now, starting=True)
         if not self._start.open:
@@ -257,16 +278,9 @@ class Registrar:
             case "view_installed":
                 self._acknowledged.view_installed(shard, report.view_installed.number)
             case "initialised":
-                if self._enrolment.shard_initialised(shard, report.initialised.grant):
-                    self._orders.append(
-                        RegistrarOrder(
-                            initialise=Initialise(
-                                grant=self._enrolment.grant,
-                                done=True,
-                                incarnation=self._enrolment.grant_holder or 0,
-                            )
-                        )
-                    )
+                order = self._initialisation.shard_initialised(shard, report.initialised.grant)
+                if order is not None:
+                    self._orders.append(RegistrarOrder(initialise=order))
                     # orders arrive in order: a shard that has this view has taken its parameters over
                     self._publish_view()
                     self._ready_view = self._view_number
@@ -281,9 +295,9 @@ class Registrar:
             case "status":
                 self._acknowledged.status(now, shard, report.status)
             case "norms":
-                order = RegistrarOrder(norms=report.norms)
-                order.norms.shard = shard
-                self._orders.append(order)
+                norms = RegistrarOrder(norms=report.norms)
+                norms.norms.shard = shard
+                self._orders.append(norms)
             case "draining":
                 self._ending.begin(now, shard, report.draining.address, self.rounds_closed + 1)
         self._close_rounds(now)
@@ -311,29 +325,19 @@ class Registrar:
         self._dealer.lose(worker.worker_id)
         if self._rounds is not None:
             self._rounds.forget(worker.worker_id, worker.incarnation)
-        if self._enrolment.grant_holder == worker.incarnation and not self._enrolment.initialised:
-            self._enrolment.grant_holder = None
+        self._initialisation.ended(worker.incarnation)
 
     def _expire(self, worker: Worker) -> None:
         self._end(worker, "expired", ErrorCode.FENCED_EXPIRED)
-        self.lease_expiries += 1
-        self.failures += not worker.observer
+        self.lease_expiries += worker.heard
+        self.failures += worker.heard and not worker.observer
         self._publish_view()
 
     # ---- start ----
 
-    def _offer_grant(self, now: float, worker: Worker) -> EnrolResponse:
-        if self._enrolment.grant_holder is None and self._start.may_initialise(now, worker):
-            grant = self._enrolment.open_grant(worker.incarnation)
-            self._orders.append(RegistrarOrder(initialise=Initialise(grant=grant, incarnation=worker.incarnation)))
-        if self._enrolment.grant_holder == worker.incarnation:
-            return EnrolResponse(state=EnrolResponse.STATE_INITIALISE, grant=self._enrolment.grant)
-        holder = next((w.worker_id for w in self._roster.live() if w.incarnation == self._enrolment.grant_holder), 0)
-        return _wait(f"waiting for worker {holder} to initialise the servers")
-
     def _maybe_open(self, now: float, starting: bool = False) -> None:
         """Opens round 1 when everybody expected is there, or the start has waited long enough."""
-        if self._start.open or not self._enrolment.initialised:
+        if self._start.open or not self._initialisation.done:
             return
         ready = self._start.ready(now, self._roster, starting)
         if ready is None:

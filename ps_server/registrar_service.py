@@ -11,6 +11,8 @@ from ..protos.common_pb2 import JobSpecification
 from ..protos.errors import BadRequestError, NotReadyError, ServerLostError
 from ..protos.exposition import Reading
 from ..protos.registrar_pb2 import (
+    AbsentRequest,
+    AbsentResponse,
     ActivateRequest,
     ActivateResponse,
     DealRequest,
@@ -30,7 +32,6 @@ from ..protos.registrar_pb2 import (
     RegistrarOrder,
     ShardHello,
     ShardReport,
-    WorkerReport,
 )
 from ..protos.registrar_pb2_grpc import RegistrarServicer
 from . import job_readings
@@ -114,16 +115,15 @@ class RegistrarService(RegistrarServicer):
             self._check_shards()
             response = self._registrar.join(time.monotonic(), request)
             self._send_orders()
-            try:
-                self._wait_for_view()
-            except NotReadyError:
-                # The caller will ask again and be somebody new.
-                self._registrar.leave(
-                    time.monotonic(), response.worker_id, response.incarnation, WorkerReport(), failure=""
-                )
-                raise
+            self._wait_for_view()
             response.job.CopyFrom(self._job())
             return response
+
+    def Absent(self, request: AbsentRequest, context: grpc.ServicerContext) -> AbsentResponse:
+        with refusing(context, self._metrics), self._changed:
+            self._registrar.absent(time.monotonic(), request)
+            self._send_orders()
+            return AbsentResponse()
 
     def Enrol(self, request: EnrolRequest, context: grpc.ServicerContext) -> EnrolResponse:
         with refusing(context, self._metrics), self._changed:

@@ -20,13 +20,13 @@ class Roster:
     join the same however many there were.
     """
 
-    def __init__(self, num_shards: int, leases: Leases, newest_incarnation: int = 0) -> None:
+    def __init__(self, num_shards: int, leases: Leases, newest_incarnation: int = 0, reserved_ids: int = 0) -> None:
         self._leases = leases
         self._live: dict[int, Worker] = {}
         self._ended = EndedWorkers(num_shards)
-        self._ids = WorkerIds()
+        self._ids = WorkerIds(reserved_ids)
         self._members: dict[int, int] = {}
-        self._num_trainers = 0
+        self._num_enrolled = 0
         self._num_joins = 0
         self._fences: list[Fence] = []
         """Of those that ended since the newest view."""
@@ -61,24 +61,25 @@ class Roster:
             pid=request.pid,
             num_ranks=max(1, request.num_ranks),
             layout=request.layout,
+            automatic=request.worker_id < 0,
             last_progress=now,
             reported_at=now,
         )
         if previous is not None:
             worker.life = previous.life + 1
             worker.clock = previous.clock
+            worker.automatic |= previous.automatic and request.replaces == previous.incarnation
         elif self._ids.was_taken(worker_id):
             # How many lives it had is forgotten: no id had as many as there were joins.
             worker.life = self._num_joins
         self._ids.take(worker_id)
         self._live[worker_id] = worker
-        self._num_trainers += not worker.observer
         self._leases.grant(worker.incarnation, worker.num_ranks, now)
         self._changed[worker.incarnation] = worker
         return worker
 
     def free_id(self) -> int:
-        """The smallest id that nobody ever had: figures of workers that left stay theirs."""
+        """The smallest id that nobody ever had and that is not reserved: figures of workers that left stay theirs."""
         return self._ids.free
 
     def caller(self, now: float, worker_id: int, incarnation: int, rank: int = 0) -> Worker:
@@ -91,6 +92,7 @@ class Roster:
         worker = self._newest(worker_id)
         if worker is not None and worker.incarnation == incarnation and worker.live:
             worker.check_rank(rank)
+            worker.heard = True
             self._leases.renew(incarnation, rank, now)
             return worker
         if incarnation > self._newest_incarnation or not (worker or self._ids.was_taken(worker_id)):
@@ -101,7 +103,7 @@ class Roster:
             raise ExpiredError(f"the lease of {worker.who_was_silent} ran out while it was silent")
         if worker.incarnation == incarnation:
             raise StepError(f"worker {worker_id} has left the job")
-        raise ReplacedError(f"a newer process has taken the place of worker {worker_id}")
+        raise ReplacedError(f"a newer process has taken the place of worker {worker_id}: {worker.origin}")
 
     def find(self, worker_id: int, incarnation: int) -> Worker | None:
         """The worker with this incarnation, live or not; None if it is not the newest, or forgotten."""
@@ -140,6 +142,12 @@ class Roster:
             self._members.pop(worker.worker_id, None)
         self._changed[worker.incarnation] = worker
 
+    def enrol(self, worker: Worker) -> None:
+        """A worker has brought a model: from now on it is one of those that train."""
+        worker.enrolled = True
+        self._num_enrolled += not worker.observer
+        self.move(worker, "enrolled")
+
     def start_counting(self, worker: Worker, clock: int) -> None:
         """A worker is active from now on, with this clock or its own earlier one."""
         worker.start_clock = worker.clock = max(clock, worker.clock)
@@ -156,7 +164,7 @@ class Roster:
         self.move(worker, state)
         self._leases.end(worker.incarnation)
         del self._live[worker.worker_id]
-        self._num_trainers -= not worker.observer
+        self._num_enrolled -= worker.enrolled and not worker.observer
         self._ended.add(worker)
         self._fences.append(Fence(worker_id=worker.worker_id, incarnation=worker.incarnation, reason=reason))
 
@@ -169,9 +177,13 @@ class Roster:
         return [worker for worker in self.live() if not worker.observer]
 
     @property
-    def num_trainers(self) -> int:
-        """Live ones."""
-        return self._num_trainers
+    def num_enrolled(self) -> int:
+        """Live trainers that have brought a model."""
+        return self._num_enrolled
+
+    def enrolled_trainers(self) -> list[Worker]:
+        """Those, ascending by id."""
+        return [worker for worker in self.trainers() if worker.enrolled]
 
     def ended_trainers(self) -> list[Worker]:
         """Those that ended last and have not joined again."""

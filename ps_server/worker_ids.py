@@ -7,14 +7,19 @@ MOST_SCATTERED = 4096
 class WorkerIds:
     """Invariant: an id that was taken is never free again. Bounded, whatever ids workers choose."""
 
-    def __init__(self) -> None:
+    def __init__(self, reserved: int = 0) -> None:
         self._next = 0
+        self._free = reserved
+        """Ids below it are taken, or kept back for workers that choose theirs."""
         self._above: set[int] = set()
 
     @property
     def free(self) -> int:
-        """The smallest id that nobody ever had: figures of workers that left stay theirs."""
-        return self._next
+        """The smallest id that nobody ever had and that is not reserved: figures of workers that left stay theirs."""
+        self._free = max(self._free, self._next)
+        while self._free in self._above:
+            self._free += 1
+        return self._free
 
     def was_taken(self, worker_id: int) -> bool:
         return worker_id < self._next or worker_id in self._above

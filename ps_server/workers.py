@@ -1,5 +1,6 @@
 """One incarnation of a worker as the registrar knows it. Pure; owned by the roster."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from ..protos.errors import BadRequestError
@@ -18,10 +19,16 @@ class Worker:
     pid: int
     num_ranks: int = 1
     layout: str = ""
+    automatic: bool = False
+    """The registrar chose the id."""
     life: int = 0
     """Incarnations of this id before this one."""
     state: str = "joined"
     """joined, enrolled, active, paused; then left, failed, expired or replaced."""
+    heard: bool = False
+    """It has said something since it joined: the answer to its join was not lost."""
+    enrolled: bool = False
+    """It has brought a model, at some time."""
     first_round: int = 0
     start_clock: int = 0
     clock: int = 0
@@ -43,6 +50,20 @@ class Worker:
     @property
     def live(self) -> bool:
         return self.state in LIVE_STATES
+
+    @property
+    def only_passed_by(self) -> bool:
+        """Nobody was there: its join's answer was lost, and it was never heard of again. It counts nowhere."""
+        return not self.heard and self.state in ("expired", "replaced")
+
+    @property
+    def origin(self) -> str:
+        """For people."""
+        return f"worker {self.worker_id} (process {self.pid} on {self.host or 'an unknown host'})"
+
+    def is_process(self, host: str, pids: Collection[int]) -> bool:
+        """Whether this incarnation is one of these processes."""
+        return self.host == host and self.pid in pids
 
     @property
     def report(self) -> WorkerReport:

@@ -147,6 +147,13 @@ class Membership:
     def _join(self, worker_id: int) -> JoinResponse:
         response = self._ranks.from_first(lambda: self.registrar.join(worker_id, self._ranks.num_ranks, self._layout))
         self.registrar.speak_for(response)
+        if response.replaced and self._ranks.rank == 0:
+            logger.warning(
+                "worker %d takes the place of %s, which was still in the job and ends now; two processes with one id end each "
+                "other: leave out --id, or give each its own",
+                response.worker_id,
+                response.replaced,
+            )
         return response
 
     def _check_may_rejoin(self) -> None:

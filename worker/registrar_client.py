@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import socket
 import threading
 import time
@@ -81,7 +82,7 @@ class RegistrarClient:
         self._over: PushpullError | None = None
 
     def join(self, worker_id: int, num_ranks: int = 1, layout: str = "") -> JoinResponse:
-        """Takes the id, or any free one if it is negative."""
+        """Takes the id, or any free one if it is negative. An answer that is lost is given again, not a second place."""
         request = JoinRequest(
             worker_id=worker_id,
             role=Role.ROLE_TRAINER,
@@ -89,6 +90,8 @@ class RegistrarClient:
             pid=os.getpid(),
             num_ranks=num_ranks,
             layout=layout,
+            nonce=secrets.randbits(64) or 1,
+            replaces=self.incarnation,
         )
         # Nothing else is under way with the registrar, so each attempt may have a channel of its own: one that could not
         # resolve a name would wait ever longer before it tries again.

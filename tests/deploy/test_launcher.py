@@ -169,3 +169,33 @@ def test_a_port_in_use_is_named() -> None:
     assert run.returncode == 1
     assert address in run.stderr
     assert "Traceback" not in run.stderr
+
+
+DIES_BEFORE_ITS_FIRST_STEP = """
+import os
+number = int(os.environ["PUSHPULL_WORKER_ID"])
+if number == 0:
+    import a_module_that_is_not_there
+import torch
+from pushpull.worker import connect
+with connect() as worker:
+    if number == 1:
+        os._exit(9)
+    model = torch.nn.Linear(2, 1)
+    optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.1)
+    if number == 2:
+        os._exit(9)
+    for _ in range(3):
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+"""
+
+
+def test_nobody_waits_for_a_worker_that_died_before_its_first_step(launch: Callable[..., Launch]) -> None:
+    """Before `connect`, before its optimizer, and behind it; the time for which a start waits is far beyond this test's."""
+    run = launch(DIES_BEFORE_ITS_FIRST_STEP, "--set", "start_timeout_seconds=3600", servers=1, workers=4)
+    status, summary = run.end()
+    assert status == 0, run.said
+    assert [failure["id"] for failure in summary["worker_failures"]] == [0, 1, 2]
+    assert summary["failures"] == 3
+    assert {worker["id"]: worker["steps_applied"] for worker in summary["workers"]}[3] == 3

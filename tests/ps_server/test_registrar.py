@@ -24,7 +24,7 @@ class TestIncarnations:
 
     def test_a_newer_process_fences_the_older(self) -> None:
         script = Script()
-        old = script.join(0)
+        old = script.ready(0)
         script.join(0)
         with pytest.raises(ReplacedError):
             script.registrar.heartbeat(script.now, *old, WorkerReport())
@@ -32,7 +32,7 @@ class TestIncarnations:
 
     def test_a_silent_one_expires_and_is_told_so(self) -> None:
         script = Script(lease_seconds=3)
-        silent, alive = script.join(), script.join()
+        silent, alive = script.ready(), script.ready()
         script.at(3.5, alive)
         with pytest.raises(ExpiredError):
             script.registrar.heartbeat(script.now, *silent, WorkerReport())

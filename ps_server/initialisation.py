@@ -1,0 +1,58 @@
+"""The right to give the servers their first values. Pure; owned by the registrar."""
+
+from ..protos.registrar_pb2 import EnrolResponse, Initialise
+from .roster import Roster
+from .start import Start
+from .workers import Worker
+
+
+class Initialisation:
+    """Invariants: at most one grant is open; grants only grow; `done` never becomes false again."""
+
+    def __init__(self, num_shards: int, start: Start, roster: Roster, patience_seconds: float) -> None:
+        self._num_shards = num_shards
+        self._start = start
+        self._roster = roster
+        self._patience_seconds = patience_seconds
+        """How long a holder may take while others could do it; 0 is for ever."""
+        self._grant = 0
+        self._holder: int | None = None
+        """Incarnation that may initialise; None while nobody may."""
+        self._granted_at = 0.0
+        self._shards: set[int] = set()
+        self.done = False
+        """All shards hold their values."""
+
+    def offer(self, now: float, worker: Worker) -> tuple[EnrolResponse, Initialise | None]:
+        """What an enrolled worker is told, and the order that opens a grant for it, if one does."""
+        order = None
+        if self._is_free(now, worker) and self._start.may_initialise(now, worker, self._roster):
+            self._grant, self._holder, self._granted_at = self._grant + 1, worker.incarnation, now
+            self._shards.clear()
+            order = Initialise(grant=self._grant, incarnation=worker.incarnation)
+        if self._holder == worker.incarnation:
+            return EnrolResponse(state=EnrolResponse.STATE_INITIALISE, grant=self._grant), order
+        holder = next((other for other in self._roster if other.incarnation == self._holder), None)
+        who = "a worker with a smaller id" if holder is None else holder.origin
+        message = f"waiting for {who} to initialise the servers"
+        return EnrolResponse(state=EnrolResponse.STATE_WAIT, message=message), None
+
+    def shard_initialised(self, shard: int, grant: int) -> Initialise | None:
+        """A shard holds initial values of all its blocks. The order for when with this one all shards do."""
+        if self.done or grant != self._grant or self._holder is None:
+            return None
+        self._shards.add(shard)
+        self.done = len(self._shards) == self._num_shards
+        return Initialise(grant=self._grant, done=True, incarnation=self._holder) if self.done else None
+
+    def ended(self, incarnation: int) -> None:
+        """A worker is gone: with it its grant, unless its values are there already."""
+        if self._holder == incarnation and not self.done:
+            self._holder = None
+
+    def _is_free(self, now: float, worker: Worker) -> bool:
+        """Nobody has the grant, or somebody lives with it and does not come to the end."""
+        if self._holder is None:
+            return True
+        taking_long = 0 < self._patience_seconds < now - self._granted_at
+        return taking_long and self._holder != worker.incarnation
