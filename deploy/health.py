@@ -9,7 +9,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from ..protos.addresses import split_address
 from ..protos.errors import SettingError
 from ..protos.health import PROCESS, READY, TRAINED
-from ..protos.transport import CLIENT_OPTIONS
+from ..protos.transport import dial
 
 SERVICES = {"ready": READY, "trained": TRAINED, "": PROCESS}
 """By the names that people use."""
@@ -24,7 +24,7 @@ def check_health(address: str, service: str, timeout_seconds: float) -> int:
     if service not in SERVICES:
         raise SettingError(f"--service={service} is not one of ready, trained, '' (the process)")
     split_address(address, "HOST:PORT")
-    with grpc.insecure_channel(address, options=CLIENT_OPTIONS) as channel:
+    with dial(address) as channel:
         try:
             answer = HealthStub(channel).Check(HealthCheckRequest(service=SERVICES[service]), timeout=timeout_seconds)
         except grpc.RpcError as error:

@@ -106,7 +106,7 @@ class Job(BaseModel):
     message_bytes: int = Field(
         default=JobSettings.message_bytes,
         ge=1 << 12,
-        le=32 << 20,
+        le=8 << 20,
         description="Target size of one message of frames.",
     )
     staging_bytes: int = Field(

@@ -13,7 +13,7 @@ from ..protos.registrar_pb2 import AbsentRequest, JobStatus, JobStatusRequest, S
 from ..protos.registrar_pb2_grpc import RegistrarStub
 from ..protos.shard_pb2 import ShardStatusRequest
 from ..protos.shard_pb2_grpc import ShardStub
-from ..protos.transport import CLIENT_OPTIONS
+from ..protos.transport import dial
 from .status_figures import Look
 
 _ASK_AGAIN_SECONDS = 10.0
@@ -26,7 +26,7 @@ class StatusClient:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._channel = grpc.insecure_channel(address, options=CLIENT_OPTIONS)
+        self._channel = dial(address)
         self._stub: Any = RegistrarStub(self._channel)
         self._pending: Any = None
         self._told: list[Any] = []
@@ -99,7 +99,7 @@ class ShardAsker:
 
     def _stub(self, address: str) -> Any:
         if address not in self._channels:
-            self._channels[address] = grpc.insecure_channel(address, options=CLIENT_OPTIONS)
+            self._channels[address] = dial(address)
         return ShardStub(self._channels[address])
 
 

@@ -35,6 +35,7 @@ class ErrorCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     BAD_SETTING: _ClassVar[ErrorCode]
     BAD_REQUEST: _ClassVar[ErrorCode]
     DRAINING: _ClassVar[ErrorCode]
+    BUSY: _ClassVar[ErrorCode]
 MODE_UNSPECIFIED: Mode
 MODE_SYNC: Mode
 MODE_BOUNDED: Mode
@@ -58,6 +59,7 @@ OVER_BUDGET: ErrorCode
 BAD_SETTING: ErrorCode
 BAD_REQUEST: ErrorCode
 DRAINING: ErrorCode
+BUSY: ErrorCode
 
 class JobSpecification(_message.Message):
     __slots__ = ("job_id", "mode", "staleness_bound", "quorum", "damping", "push_codec", "pull_codec", "block_elements", "lease_seconds", "num_shards", "shard_addresses", "expected_workers", "server_patience_seconds", "seed", "message_bytes", "push_overrides", "layouts", "tensor_splits", "optimizer_state")

@@ -22,7 +22,8 @@
     │   └── ExpiredError               the lease ran out; rejoining helps
     ├── RetryableError                 the same request may succeed soon
     │   ├── UnknownIncarnationError    the shard has not seen this incarnation's view yet
-    │   └── NotReadyError              parameters are not initialised yet
+    │   ├── NotReadyError              parameters are not initialised yet
+    │   └── BusyError                  the server has more calls than it takes on
     ├── RankError                      another rank of the same worker cannot go on, so neither can this one
     │   ├── RankFailedError            it raised an error; says which
     │   └── RankLostError              its process is gone or does not answer
@@ -134,6 +135,10 @@ class NotReadyError(RetryableError):
     """Parameters are not initialised yet."""
 
 
+class BusyError(RetryableError):
+    """The server has more calls than it takes on."""
+
+
 class RankError(PushpullError):
     """Another rank of the same worker cannot go on, so neither can this one."""
 
@@ -189,6 +194,7 @@ CODES: dict[ErrorCode, type[PushpullError]] = {
     ErrorCode.BAD_SETTING: SettingError,
     ErrorCode.BAD_REQUEST: BadRequestError,
     ErrorCode.DRAINING: ServerDrainingError,
+    ErrorCode.BUSY: BusyError,
 }
 
 STATUS_OF: dict[ErrorCode, grpc.StatusCode] = {
@@ -210,6 +216,7 @@ STATUS_OF: dict[ErrorCode, grpc.StatusCode] = {
     ErrorCode.BAD_SETTING: grpc.StatusCode.INVALID_ARGUMENT,
     ErrorCode.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
     ErrorCode.DRAINING: grpc.StatusCode.FAILED_PRECONDITION,
+    ErrorCode.BUSY: grpc.StatusCode.UNAVAILABLE,
 }
 
 ERROR_CODE_METADATA_KEY = "pushpull-error-code"

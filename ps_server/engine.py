@@ -13,7 +13,6 @@ import structlog
 import torch
 
 from ..protos.errors import (
-    BadRequestError,
     ExpiredError,
     FrameError,
     NonFiniteError,
@@ -55,9 +54,6 @@ from .step_observer import StepObserver
 from .streams import Streams
 
 log = structlog.get_logger(__name__)
-
-MOST_HEAD_BYTES = 1 << 16
-"""What a message of frames may hold beside frames and their numbers."""
 
 
 class Engine:
@@ -167,8 +163,7 @@ class Engine:
     def frames(self, session: Session, message: Frames, received: Received) -> None:
         """Stages the frames of one message; of a stream that was opened again they are dropped."""
         key = session.key
-        if received.num_bytes > received.payload.nbytes + MOST_HEAD_BYTES + 64 * len(message.blocks):
-            raise BadRequestError("a message of frames holds much that is no frame")
+        received.check_is_frames(len(message.blocks))
         with self._lock:
             if not self._streams.is_current(session):
                 return
@@ -288,6 +283,7 @@ class Engine:
             status = self._statistics.status(self._shard)
         status.shard, status.address, status.epoch = self._number, self.address, self._epoch
         status.draining = self._ending is not None
+        self._statistics.add_process(status)
         return status
 
     def figures(self) -> ServerFigures:

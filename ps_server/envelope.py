@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 
+from ..protos.errors import BadRequestError
 from ..protos.payloads import split_payload
 from ..protos.shard_pb2 import Frames, InitialValues, WorkerMessage
+
+MOST_HEAD_BYTES = 1 << 16
+"""What a message of frames may hold beside frames and their numbers."""
 
 _PAYLOAD_FIELDS = {
     WorkerMessage.FRAMES_FIELD_NUMBER: Frames.PAYLOAD_FIELD_NUMBER,
@@ -21,6 +25,11 @@ class Received:
     """Frames, one behind the other; empty if the message has none."""
     num_bytes: int
     """On the wire."""
+
+    def check_is_frames(self, num_blocks: int) -> None:
+        """Raises BadRequestError if it holds much beside frames of so many blocks."""
+        if self.num_bytes > self.payload.nbytes + MOST_HEAD_BYTES + 64 * num_blocks:
+            raise BadRequestError("a message of frames holds much that is no frame")
 
 
 def receive(data: bytes) -> Received:

@@ -11,7 +11,7 @@ import structlog
 from ..protos.errors import error_of_call
 from ..protos.registrar_pb2 import RegistrarOrder, ShardHello, ShardReport
 from ..protos.registrar_pb2_grpc import RegistrarStub
-from ..protos.transport import CLIENT_OPTIONS
+from ..protos.transport import dial
 
 log = structlog.get_logger(__name__)
 
@@ -77,7 +77,7 @@ class RemoteLink:
             reason = "the registrar ended it"
             try:
                 # A channel for each stream: one that could not resolve a name would wait ever longer before it tries again.
-                with grpc.insecure_channel(self._registrar, options=CLIENT_OPTIONS) as channel:
+                with dial(self._registrar) as channel:
                     self._serve_one_stream(RegistrarStub(channel), shard)
             except grpc.RpcError as error:
                 reason = str(error_of_call(error) or error.code())

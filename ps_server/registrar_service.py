@@ -8,7 +8,7 @@ import grpc
 import structlog
 
 from ..protos.common_pb2 import JobSpecification
-from ..protos.errors import BadRequestError, NotReadyError, ServerLostError
+from ..protos.errors import BadRequestError, NotReadyError, PushpullError, ServerLostError
 from ..protos.exposition import Reading
 from ..protos.registrar_pb2 import (
     AbsentRequest,
@@ -301,6 +301,8 @@ class RegistrarService(RegistrarServicer):
                 self.take_report(shard, report)
         except grpc.RpcError:
             pass
+        except PushpullError as error:
+            log.warning("a report cannot be taken in", linked=shard, reason=str(error))
         finally:
             stream.end()
             with self._changed:

@@ -4,6 +4,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import grpc
@@ -20,12 +21,12 @@ from ..protos.exposition import Reading, memory_limit_bytes
 from ..protos.metrics_endpoint import MetricsEndpoint
 from ..protos.registrar_pb2 import ShardHello
 from ..protos.registrar_pb2_grpc import add_RegistrarServicer_to_server
-from ..protos.transport import SERVER_OPTIONS
-from . import shard_readings
+from ..protos.transport import bind, server_options
+from . import calls, shard_readings
 from .config import JobSettings, ServerConfig
+from .descriptors import raise_descriptor_limit
 from .ending import ROUND_SECONDS
 from .engine import Engine
-from .handler_pool import HandlerPool
 from .health import ServerHealth
 from .links import LocalLink, RemoteLink
 from .metrics import ServerMetrics
@@ -75,8 +76,10 @@ class Server:
         self._registrar: RegistrarService | None = None
         self._link: RemoteLink | None = None
         self._health = ServerHealth()
-        self._pool = HandlerPool(2 * config.max_workers + 32)
-        self._grpc = grpc.server(self._pool, options=SERVER_OPTIONS)
+        self._doors = calls.doors_of(config, self._metrics)
+        most_connections = calls.most_connections(config, raise_descriptor_limit())
+        # Every method has a pool of its own behind its door; this one stays empty.
+        self._grpc = grpc.server(ThreadPoolExecutor(1), options=server_options(most_connections))
         self._draining = threading.Lock()
         self._stopping = threading.Lock()
         self._ending = threading.Event()
@@ -100,16 +103,17 @@ class Server:
         self._engine.address = self.address
         if config.job is not None and config.shard == 0:
             self._serve_registrar(config.job)
-        add_shard_service(ShardService(self._engine, self._metrics), self._grpc)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._grpc)
+        add_shard_service(ShardService(self._engine, self._metrics), self._doors)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._doors.adder(calls.HEALTH))
         if config.reflection:
             names = [
                 service.full_name
                 for module in (registrar_pb2, shard_pb2)
                 for service in module.DESCRIPTOR.services_by_name.values()
             ]
-            reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._grpc)
+            reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._doors.adder(calls.REFLECTION))
         self._start_metrics()
+        self._doors.open(self._grpc)
         self._grpc.start()
         self._link_up()
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
@@ -179,6 +183,7 @@ class Server:
         if self._link is not None:
             self._link.stop()
         stopping.wait(grace_seconds + 1)
+        self._doors.close()
         if self._metrics_endpoint is not None:
             self._metrics_endpoint.close()
         self._stopped.set()
@@ -190,10 +195,7 @@ class Server:
 
     def _bind(self, listen: str) -> str:
         host, _, _ = listen.rpartition(":")
-        try:
-            port = self._grpc.add_insecure_port(listen)
-        except RuntimeError:
-            port = 0
+        port = bind(self._grpc, listen)
         if port == 0:
             raise PortInUseError(
                 f"shard {self._config.shard} cannot listen on {listen}: the port is in use or the address is not this "
@@ -206,7 +208,7 @@ class Server:
             job = replace(job, memory_bytes=memory_limit_bytes())
         tick_seconds = min(0.25, job.lease_seconds / 10)
         self._registrar = RegistrarService(job, self._config.num_shards, self._job_id, tick_seconds, self._metrics)
-        add_RegistrarServicer_to_server(self._registrar, self._grpc)
+        add_RegistrarServicer_to_server(self._registrar, self._doors.adder(calls.REGISTRAR))
 
     def _link_up(self) -> None:
         if self._registrar is not None:
@@ -228,18 +230,25 @@ class Server:
 
     def _readings(self) -> Iterator[Reading]:
         standing = shard_readings.Standing(self._health.phase, self._linked)
-        return shard_readings.readings(standing, self._engine.figures(), self._pool.figures())
+        return shard_readings.readings(standing, self._engine.figures(), self._doors.figures())
 
     def _beat(self) -> None:
         try:
             while not self._stopped.is_set():
                 if self._engine.over.wait(BEAT_SECONDS):
                     return self._close_down()
-                self._engine.beat()
-                self._health.observe(self._linked, self._engine.trained)
+                self._observe()
         except Exception as error:
             if not self._stopping.locked():
                 self._fail(error)
+
+    def _observe(self) -> None:
+        """Readings and signs of life. That one of them fails is no reason for a server to end: the next may succeed."""
+        try:
+            self._engine.beat()
+            self._health.observe(self._linked, self._engine.trained)
+        except Exception:
+            log.exception("a reading failed", shard=self._config.shard)
 
     @property
     def _linked(self) -> bool:

@@ -1,6 +1,6 @@
 """Figures of one server that are read when Prometheus asks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..protos.exposition import Family, Reading
@@ -25,9 +25,11 @@ STREAMS = Family("gauge", "pushpull_worker_streams", "Open worker streams: one f
 MOST_STREAMS = Family("gauge", "pushpull_worker_streams_limit", "Worker streams that this shard takes at most.")
 QUEUED_JOBS = Family("gauge", "pushpull_apply_queue_jobs", "Steps or rounds decided and not applied yet.")
 DUPLICATES = Family("counter", "pushpull_duplicates_dropped", "Frames and commits received again.")
-POOL_THREADS = Family("gauge", "pushpull_rpc_threads", "Threads that handle calls; an open stream has one of them.")
-POOL_BUSY = Family("gauge", "pushpull_rpc_threads_busy", "Threads that handle a call now.")
-POOL_WAITING = Family("gauge", "pushpull_rpc_calls_waiting", "Calls that wait for a thread.")
+POOL_THREADS = Family(
+    "gauge", "pushpull_rpc_threads", "Threads that handle calls of a kind; an open stream has one of them.", ("door",)
+)
+POOL_BUSY = Family("gauge", "pushpull_rpc_threads_busy", "Threads that handle a call now.", ("door",))
+POOL_WAITING = Family("gauge", "pushpull_rpc_calls_waiting", "Calls that wait for a thread.", ("door",))
 
 FAMILIES = (
     *(INFO, PHASE, LINK_UP, TRAINED, DIVERGED, ROUND, BLOCKS, PARAMETER_BYTES, STATE_BYTES, STAGED_BYTES, SPREAD),
@@ -72,23 +74,25 @@ class Standing:
 
 @dataclass(frozen=True)
 class PoolFigures:
-    """Of the threads that handle calls."""
+    """Of the threads that handle calls of one kind."""
 
+    name: str
     num_threads: int
     num_busy: int
     num_waiting: int
 
 
-def readings(standing: Standing, server: ServerFigures, pool: PoolFigures) -> Iterator[Reading]:
+def readings(standing: Standing, server: ServerFigures, pools: Sequence[PoolFigures]) -> Iterator[Reading]:
     """As Prometheus is shown them."""
     yield INFO, (server.address,), 1
     yield from ((PHASE, (phase.value,), standing.phase is phase) for phase in Phase)
     yield LINK_UP, (), standing.linked
     yield STREAMS, (), server.num_streams
     yield MOST_STREAMS, (), server.most_streams
-    yield POOL_THREADS, (), pool.num_threads
-    yield POOL_BUSY, (), pool.num_busy
-    yield POOL_WAITING, (), pool.num_waiting
+    for pool in pools:
+        yield POOL_THREADS, (pool.name,), pool.num_threads
+        yield POOL_BUSY, (pool.name,), pool.num_busy
+        yield POOL_WAITING, (pool.name,), pool.num_waiting
     blocks = server.blocks
     yield TRAINED, (), blocks is not None and blocks.trained
     yield DIVERGED, (), blocks is not None and blocks.diverged

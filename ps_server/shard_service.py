@@ -10,6 +10,8 @@ from ..protos.errors import BadRequestError, PushpullError
 from ..protos.registrar_pb2 import ShardStatus
 from ..protos.shard_pb2 import ShardMessage, ShardStatusRequest, WorkerMessage
 from ..protos.shard_pb2_grpc import ShardServicer
+from . import calls
+from .doors import Doors
 from .engine import Engine
 from .envelope import Received, receive
 from .metrics import ServerMetrics
@@ -76,7 +78,7 @@ def pass_through(message: ShardMessage | bytes) -> bytes:
     return message if isinstance(message, bytes) else message.SerializeToString()
 
 
-def add_shard_service(service: ShardService, server: grpc.Server) -> None:
+def add_shard_service(service: ShardService, doors: Doors) -> None:
     """Registers the service; like the generated function, but answers may be serialized already."""
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "Exchange": grpc.stream_stream_rpc_method_handler(
@@ -90,4 +92,4 @@ def add_shard_service(service: ShardService, server: grpc.Server) -> None:
             response_serializer=ShardStatus.SerializeToString,
         ),
     }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("pushpull.v1.Shard", handlers),))
+    doors.add("pushpull.v1.Shard", handlers, calls.SHARD)

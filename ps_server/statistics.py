@@ -1,14 +1,11 @@
 """Running figures of one shard, for its status and for Prometheus."""
 
-import resource
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import psutil
-
 from ..protos.registrar_pb2 import ShardStatus, Summary
 from .metrics import ServerMetrics
+from .process_memory import ProcessMemory
 from .shard import Shard
 
 
@@ -40,7 +37,7 @@ class ShardStatistics:
         self.non_finite_sums = 0
         self.version_staleness = Distribution()
         self.clock_lag = Distribution()
-        self._process = psutil.Process()
+        self._memory = ProcessMemory()
 
     def pushed(self, num_bytes: int, num_elements: int) -> None:
         self.bytes_pushed += num_bytes
@@ -70,15 +67,13 @@ class ShardStatistics:
         self.metrics.non_finite.inc(len(non_finite))
 
     def status(self, shard: Shard | None) -> ShardStatus:
-        """All figures, with those of the shard once its plan is known."""
+        """All figures but those of the process, with those of the shard once its plan is known."""
         status = ShardStatus(
             bytes_pushed=self.bytes_pushed,
             bytes_pulled=self.bytes_pulled,
             elements_pushed=self.elements_pushed,
             version_staleness=self.version_staleness.message(),
             clock_lag=self.clock_lag.message(),
-            peak_memory_bytes=peak_memory_bytes(),
-            memory_bytes=self._process.memory_info().rss,
             non_finite_sums=self.non_finite_sums,
         )
         if shard is not None:
@@ -93,14 +88,12 @@ class ShardStatistics:
             status.staged_bytes = shard.state.staged_bytes
         return status
 
+    def add_process(self, status: ShardStatus) -> None:
+        """The figures of the process. These ask the system, so no lock is needed, nor should one be held."""
+        status.memory_bytes, status.peak_memory_bytes = self._memory.now(), self._memory.peak()
+
     def refused(self, reasons: Mapping[str, int], seen: dict[str, int]) -> None:
         """Raises the refusal counters to `reasons`; `seen` remembers what was counted."""
         for reason, count in reasons.items():
             self.metrics.refusals.labels(reason=reason).inc(count - seen.get(reason, 0))
             seen[reason] = count
-
-
-def peak_memory_bytes() -> int:
-    """Resident set size of this process at its highest, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -17,7 +17,7 @@ LARGEST_BLOCK_ELEMENTS = 1 << 20
 SMALLEST_BLOCK_ELEMENTS = 64
 BLOCKS_PER_MODEL = 64
 BYTES_PER_ELEMENT = 4
-BLOCK_ELEMENTS_LIMIT = 1 << 23
+BLOCK_ELEMENTS_LIMIT = 1 << 21
 """A block's FP32 frame must fit into one message with room to spare."""
 
 

@@ -30,7 +30,7 @@ from ..protos.registrar_pb2 import (
     WorkerReport,
 )
 from ..protos.registrar_pb2_grpc import RegistrarStub
-from .channel import open_channel
+from ..protos.transport import dial
 from .retry import Patience
 
 logger = logging.getLogger(__name__)
@@ -40,13 +40,17 @@ Response = TypeVar("Response", covariant=True)
 
 CALL_TIMEOUT_SECONDS = 30.0
 HEARTBEAT_TIMEOUT_SECONDS = 5.0
+"""At most; half the lease where that is shorter, so that one beat may get lost."""
 ASK_AGAIN_SECONDS = 0.05
 WARN_AFTER_SECONDS = 2.0
 TELL_AFTER_SECONDS = 1.0
 ASK_SECONDS = 30.0
 """How long one call asks again and again before its caller has a say."""
 
-TRANSIENT_STATUSES = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+TRANSIENT_STATUSES = frozenset(
+    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+)
+"""CANCELLED: a server that is short of threads ends calls of which nothing has come yet."""
 
 
 @dataclass
@@ -77,7 +81,11 @@ class RegistrarClient:
         self.life = 0
         """Incarnations of this worker's id before this one, in any process."""
         self.counts = CallCounts()
+        self._beat_timeout_seconds = HEARTBEAT_TIMEOUT_SECONDS
         self._dial()
+        # Beats have a connection of their own: one that has died without a word is given up while the lease still lasts,
+        # whatever else is under way with the registrar.
+        self._beat_channel = dial(address)
         self._closing = threading.Event()
         self._over: PushpullError | None = None
 
@@ -109,6 +117,7 @@ class RegistrarClient:
         """From now on the job's patience holds."""
         self.patience_seconds = job.server_patience_seconds or self.patience_seconds
         self.patience_setting = "server_patience_seconds"
+        self._beat_timeout_seconds = min(HEARTBEAT_TIMEOUT_SECONDS, (job.lease_seconds or 10.0) / 2)
 
     def enrol(self, plan: Plan, optimizer: OptimizerSpecification) -> EnrolResponse:
         """Asks until this worker may initialise or the parameters are ready, or for half a minute; tells people why."""
@@ -142,7 +151,7 @@ class RegistrarClient:
         return response
 
     def beat(self, report: WorkerReport) -> int:
-        """Renews the lease, without retries; returns the number of workers.
+        """Renews the lease, without retries; returns the number of workers. A beat without an answer costs the connection.
 
         Raises:
             grpc.RpcError: the call failed; `error_of_call` may say why.
@@ -152,9 +161,13 @@ class RegistrarClient:
         )
         self.counts.heartbeats += 1
         try:
-            return int(self._stub.Heartbeat(request, timeout=HEARTBEAT_TIMEOUT_SECONDS).num_workers)
-        except grpc.RpcError:
+            beats = RegistrarStub(self._beat_channel)
+            return int(beats.Heartbeat(request, timeout=self._beat_timeout_seconds).num_workers)
+        except grpc.RpcError as failure:
             self.counts.heartbeats_failed += 1
+            if error_of_call(failure) is None and not self._closing.is_set():
+                self._beat_channel.close()
+                self._beat_channel = dial(self.address)
             raise
 
     def leave(self, report: WorkerReport, failure: str, whole_worker: bool = False) -> None:
@@ -178,10 +191,11 @@ class RegistrarClient:
 
     def close(self) -> None:
         self._closing.set()
+        self._beat_channel.close()
         self._channel.close()
 
     def _dial(self) -> None:
-        self._channel = open_channel(self.address)
+        self._channel = dial(self.address)
         self._stub = RegistrarStub(self._channel)
 
     def _dial_again(self) -> None:

@@ -18,7 +18,7 @@ from ..protos.errors import (
     error_of_call,
 )
 from ..protos.shard_pb2 import Hello, Values, Welcome, WorkerMessage
-from .channel import open_channel
+from ..protos.transport import dial
 from .identity import same_identity
 from .open_exchange import OpenExchange, OpenStep, OpenUpload
 from .retry import Patience
@@ -146,7 +146,7 @@ class ShardClient:
         while not self._closing.is_set():
             try:
                 # A channel for each stream: one that could not resolve a name would wait ever longer before it tries again.
-                with open_channel(self.target.address) as channel:
+                with dial(self.target.address) as channel:
                     self._converse(channel, patience)
                 reason = "the server ended the stream"
             except grpc.RpcError as failure:

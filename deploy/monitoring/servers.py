@@ -144,9 +144,9 @@ PROCESS = Row(
             description="A stream of a worker's rank holds one for its whole life. When all are taken, calls wait: also "
             "heartbeats, and leases run out.",
             queries=(
-                Query(server("pushpull_rpc_threads_busy"), "busy, shard {{shard}}"),
-                Query(server("pushpull_rpc_calls_waiting"), "calls waiting, shard {{shard}}"),
-                Query(f"min({server('pushpull_rpc_threads')})", "threads"),
+                Query(server("pushpull_rpc_threads_busy"), "busy, shard {{shard}}, {{door}}"),
+                Query(server("pushpull_rpc_calls_waiting"), "calls waiting, shard {{shard}}, {{door}}"),
+                Query(f"max by (door) ({server('pushpull_rpc_threads')})", "threads, {{door}}"),
             ),
             columns=6,
         ),

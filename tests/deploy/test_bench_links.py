@@ -192,7 +192,7 @@ def test_a_system_that_fails_is_reported_with_what_it_said(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "channel",
     [
-        "from pushpull.worker.channel import open_channel; channel = open_channel('{0}')",
+        "from pushpull.protos.transport import dial; channel = dial('{0}')",
         "from pushpull.deploy.status import StatusClient; channel = StatusClient('{0}')._channel",
     ],
 )

@@ -1,11 +1,14 @@
 """What a server shows to the outside beside its own services: metrics, health, reflection."""
 
+import errno
 import re
+import resource
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import grpc
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -14,8 +17,10 @@ from raw_worker import RawWorker, cluster
 from pushpull.protos.health import TRAINED
 from pushpull.protos.registrar_pb2 import JoinRequest, RegistrarOrder
 from pushpull.protos.registrar_pb2_grpc import RegistrarStub
+from pushpull.ps_server.calls import most_connections
 from pushpull.ps_server.config import JobSettings, ServerConfig
-from pushpull.ps_server.server import Server
+from pushpull.ps_server.descriptors import raise_descriptor_limit
+from pushpull.ps_server.server import BEAT_SECONDS, Server
 
 
 @contextmanager
@@ -34,6 +39,7 @@ def scrape(server: Server) -> str:
 
 
 def figure(server: Server, name: str) -> float:
+    """The first of its series; of the doors that is the one of worker streams."""
     found = re.search(rf"^{name}{{.*}} (\S+)$", scrape(server), re.MULTILINE)
     assert found is not None, name
     return float(found[1])
@@ -92,6 +98,7 @@ def test_metrics_after_a_few_steps() -> None:
         "host",
         "layout",
         "address",
+        "door",
     }
     settings = {"mode", "push_codec", "pull_codec", "optimizer_state", "damping", "quorum"}
     assert labels <= bounded | settings, "a label whose values may grow"
@@ -114,7 +121,7 @@ def test_counts_the_calls_that_hold_a_thread() -> None:
         before = figure(server, "pushpull_rpc_threads_busy")
         worker = RawWorker(server.address).start()
         assert figure(server, "pushpull_rpc_threads_busy") > before
-        assert figure(server, "pushpull_rpc_threads") > 200
+        assert figure(server, "pushpull_rpc_threads") > 128
         assert figure(server, "pushpull_rpc_calls_waiting") == 0
         worker.leave()
 
@@ -175,3 +182,35 @@ def test_a_shard_that_cannot_carry_out_an_order_ends_with_what_went_wrong(monkey
         with pytest.raises(MemoryError, match="no room for the plan"):
             second.wait()
         joining.cancel()
+
+
+def test_a_reading_that_fails_ends_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_descriptors(process: psutil.Process) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with one_server() as server:
+        known = server._engine.status().memory_bytes
+        monkeypatch.setattr(psutil.Process, "memory_info", out_of_descriptors)
+        assert server._engine.status().memory_bytes >= known > 0
+        monkeypatch.setattr(server._engine, "beat", lambda: out_of_descriptors(psutil.Process()))
+        assert not server._stopped.wait(3 * BEAT_SECONDS)
+        worker = RawWorker(server.address).start()
+        worker.activate()
+        worker.train(1.0)
+        worker.leave()
+
+
+def test_a_server_may_open_as_many_files_as_the_system_allows() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, hard), hard))
+        assert raise_descriptor_limit() == hard
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_room_for_connections_leaves_descriptors_for_everything_else() -> None:
+    config = ServerConfig(shard=0, num_shards=1, job=JobSettings(), max_workers=100)
+    assert most_connections(config, most_descriptors=1 << 20) == 2448
+    assert most_connections(config, most_descriptors=1024) == 768

@@ -1,0 +1,241 @@
+"""Which threads handle which calls, and for how long and with how many bytes a call may begin.
+
+A gRPC thread waits for the first message of its call, so whoever opens calls and says nothing takes the threads of everybody
+else. Therefore calls come in by *doors*: each kind of call has threads of its own, a bound on calls that have said nothing
+yet (the oldest makes room for one more) and on calls that wait for a thread (one more is told to ask again).
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import grpc
+
+from ..protos.errors import BadRequestError, BusyError
+from .handler_pool import HandlerPool
+from .metrics import ServerMetrics
+from .rpc import refuse, refusing
+from .shard_readings import PoolFigures
+from .silent_calls import SilentCalls
+
+FIRST_MESSAGE_SECONDS = 10.0
+"""From a call's beginning to its first message. The largest is a plan: 4 MiB, at 3 Mbit/s."""
+SWEEP_SECONDS = 0.5
+CONTROL_BYTES = 1 << 16
+"""Of one request, unless its method needs more."""
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands for a message that cannot be taken in, so that the call is refused with a sentence."""
+
+    reason: str
+
+
+class Door:
+    """Calls of one kind. May be used by any thread."""
+
+    def __init__(
+        self, name: str, num_threads: int, most_silent: int, most_waiting: int, metrics: ServerMetrics
+    ) -> None:
+        self.pool = HandlerPool(name, num_threads)
+        self.pool.on_shortage = self._make_room
+        self._most_waiting = most_waiting
+        self._metrics = metrics
+        self._silent: SilentCalls[grpc.ServicerContext] = SilentCalls(most_silent, FIRST_MESSAGE_SECONDS)
+        self._lock = threading.Lock()
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether one more call would only wait."""
+        return self.pool.figures().num_waiting >= self._most_waiting
+
+    def first(self, messages: Iterator[Any], context: grpc.ServicerContext) -> Any:
+        """The first message of a call; None if the caller ended without one. Who stays silent is cut off."""
+        with self._lock:
+            in_the_way = self._silent.opened(time.monotonic(), context)
+        self._cut_off(in_the_way)
+        try:
+            return next(messages, None)
+        finally:
+            with self._lock:
+                self._silent.heard(context)
+
+    def sweep(self, now: float) -> None:
+        """Cuts off whoever has been silent for too long."""
+        with self._lock:
+            overdue = self._silent.overdue(now)
+        self._cut_off(overdue)
+
+    def _make_room(self) -> None:
+        with self._lock:
+            oldest = self._silent.make_room()
+        self._cut_off([] if oldest is None else [oldest])
+
+    def _cut_off(self, calls: list[grpc.ServicerContext]) -> None:
+        for call in calls:
+            self._metrics.silent_calls.inc()
+            call.cancel()
+
+
+class _Opened:
+    """The messages of one call: the first in time, and none that cannot be read."""
+
+    def __init__(self, door: Door, messages: Iterator[Any], context: grpc.ServicerContext) -> None:
+        self._door, self._messages, self._context = door, messages, context
+        self._begun = False
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if self._begun:
+            message = next(self._messages)
+        else:
+            self._begun = True
+            message = self._door.first(self._messages, self._context)
+            if message is None:
+                raise StopIteration
+        if isinstance(message, Unreadable):
+            raise BadRequestError(message.reason)
+        return message
+
+
+class Doors(grpc.GenericRpcHandler):
+    """All doors of one server. Stands in for the server where generated code adds a service."""
+
+    def __init__(self, doors: Mapping[str, Door], metrics: ServerMetrics) -> None:
+        self._doors = doors
+        self._metrics = metrics
+        self._methods: dict[str, tuple[Door, Handler]] = {}
+        self._refusals = HandlerPool("refusals", 2)
+        self._closed = threading.Event()
+
+    def open(self, server: grpc.Server) -> None:
+        """Serves what was added."""
+        server.add_generic_rpc_handlers((self,))
+        threading.Thread(target=self._sweep, name="doors", daemon=True).start()
+
+    def close(self) -> None:
+        """Ends what `open` has started; the threads of the doors end with their calls."""
+        self._closed.set()
+        for pool in [self._refusals, *(door.pool for door in self._doors.values())]:
+            pool.shutdown(wait=False)
+
+    def figures(self) -> list[PoolFigures]:
+        """Of all threads."""
+        return [door.pool.figures() for door in self._doors.values()]
+
+    def add(self, service: str, handlers: Mapping[str, Handler], doors: Mapping[str, tuple[str, int]]) -> None:
+        """Adds the methods of a service; `doors` gives (door, bytes of one request at most) by method, where they are
+        not those of a small question to the registrar."""
+        for name, handler in handlers.items():
+            door, most_bytes = doors.get(name, ("control", CONTROL_BYTES))
+            self._methods[f"/{service}/{name}"] = (
+                self._doors[door],
+                self._behind(self._doors[door], handler, most_bytes),
+            )
+
+    def adder(self, doors: Mapping[str, tuple[str, int]]) -> Any:
+        """To be given to a generated `add_...Servicer_to_server` instead of a server."""
+        return _Adder(self, doors)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "Handler | None":
+        """Of gRPC: who handles a call, decided before a thread is given to it."""
+        found = self._methods.get(handler_call_details.method)
+        if found is None:
+            return None
+        door, handler = found
+        return self._busy(handler) if door.is_crowded else handler
+
+    def _behind(self, door: Door, handler: Handler, most_bytes: int) -> Handler:
+        """The same method, read as a stream: only so can a call without a message be ended, or be refused unread."""
+        read = readable(handler.request_deserializer, most_bytes)
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                _on(door.pool, self._streaming(door, handler)), read, handler.response_serializer
+            )
+        return grpc.stream_unary_rpc_method_handler(
+            _on(door.pool, self._answering(door, handler)), read, handler.response_serializer
+        )
+
+    def _answering(self, door: Door, handler: Handler) -> Callable[..., Any]:
+        assert handler.unary_unary is not None
+        method = handler.unary_unary
+
+        def answer(messages: Iterator[Any], context: grpc.ServicerContext) -> Any:
+            return method(self._only_request(door, messages, context), context)
+
+        return answer
+
+    def _streaming(self, door: Door, handler: Handler) -> Callable[..., Any]:
+        if handler.request_streaming:
+            assert handler.stream_stream is not None
+            both = handler.stream_stream
+            return lambda messages, context: both(_Opened(door, messages, context), context)
+        assert handler.unary_stream is not None
+        method = handler.unary_stream
+
+        def answers(messages: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+            yield from method(self._only_request(door, messages, context), context)
+
+        return answers
+
+    def _only_request(self, door: Door, messages: Iterator[Any], context: grpc.ServicerContext) -> Any:
+        with refusing(context, self._metrics):
+            for message in _Opened(door, messages, context):
+                return message
+            raise BadRequestError("the call has no request")
+
+    def _busy(self, handler: Handler) -> Handler:
+        def refuse_unread(messages: object, context: grpc.ServicerContext) -> Any:
+            refuse(context, BusyError("the server has more calls than it takes on; ask again"), self._metrics)
+
+        make = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.response_streaming
+            else grpc.stream_unary_rpc_method_handler
+        )
+        return make(_on(self._refusals, refuse_unread), handler.request_deserializer, handler.response_serializer)
+
+    def _sweep(self) -> None:
+        while not self._closed.wait(SWEEP_SECONDS):
+            for door in self._doors.values():
+                door.sweep(time.monotonic())
+
+
+class _Adder:
+    """What generated code needs of a server."""
+
+    def __init__(self, doors: Doors, methods: Mapping[str, tuple[str, int]]) -> None:
+        self._doors = doors
+        self._methods = methods
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """The same handlers come by name, too."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        self._doors.add(service, handlers, self._methods)
+
+
+def readable(parse: Callable[[bytes], Any] | None, most_bytes: int) -> Callable[[bytes], Any]:
+    """A deserializer that never raises: gRPC would write a traceback into the log for every stranger's byte."""
+
+    def read(data: bytes) -> Any:
+        if len(data) > most_bytes:
+            return Unreadable(f"a message of {len(data)} bytes is too large here; at most {most_bytes} are taken")
+        try:
+            return data if parse is None else parse(data)
+        except Exception as error:
+            return Unreadable(f"a message that cannot be read: {error}")
+
+    return read
+
+
+def _on(pool: HandlerPool, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+    behaviour.experimental_thread_pool = pool  # type: ignore[attr-defined]  # gRPC's way to say where it runs
+    return behaviour
