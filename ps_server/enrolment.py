@@ -9,6 +9,26 @@ from ..protos.errors import BadRequestError, OptimizerMismatchError, OverBudgetE
 from ..protos.registrar_pb2 import EnrolRequest
 from .config import JobSettings
 from .optimizers import check_optimizer, optimizer_for
+from .plan_check import check_plan, plan_digest
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What a model asks of the fullest shard."""
+
+    state_bytes: int
+    """Parameters and optimizer state."""
+    step_bytes: int
+    """Frames of one worker's step."""
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What is known of an enrolment without knowing who else takes part: all of it that costs time."""
+
+    plan_digest: bytes
+    demands: Demands | None
+    """Of a first plan, which is checked whole; others are only compared."""
 
 
 @dataclass
@@ -16,91 +36,89 @@ class Enrolment:
     """The job's plan and optimizer, from the first worker that enrolled. Invariant: they never change once set."""
 
     num_shards: int
+    settings: JobSettings
     plan: Plan | None = None
     optimizer: OptimizerSpecification | None = None
     first_worker: int = -1
+    _digest: bytes = b""
+    _demands: Demands | None = None
 
-    def agree(self, request: EnrolRequest, settings: JobSettings, num_trainers: int) -> bool:
+    def examine(self, request: EnrolRequest) -> Examined:
+        """The part of `agree` that takes time with a large model. Changes nothing, and may be called from any thread.
+
+        Raises:
+            BadRequestError, SettingError: the plan contradicts itself, or there is no such optimizer.
+            OverBudgetError: too many blocks, or too much for one worker.
+        """
+        if self.plan is not None:
+            return Examined(plan_digest(request.plan), None)
+        check_plan(request.plan, self.num_shards)
+        check_optimizer(request.optimizer)
+        check_groups(request.plan, request.optimizer)
+        return Examined(plan_digest(request.plan), check_budget(request, self.settings, self.num_shards, 1))
+
+    def agree(self, request: EnrolRequest, examined: Examined, num_trainers: int) -> bool:
         """Takes the first worker's plan and optimizer; compares everybody else's. True if this was the first.
 
         Raises:
             PlanMismatchError, OptimizerMismatchError: names the first difference and both workers.
-            BadRequestError, SettingError: the plan contradicts itself, or there is no such optimizer.
             OverBudgetError: with `num_trainers` trainers a shard would hold too much.
         """
-        if self.plan is None:
-            check_plan(request.plan, self.num_shards)
-            check_optimizer(request.optimizer)
-            check_groups(request.plan, request.optimizer)
-            check_budget(request, settings, self.num_shards, num_trainers)
+        demands = examined.demands if self.plan is None else self._demands
+        if self.plan is None or self.optimizer is None:
+            self._demands = check_budget(request, self.settings, self.num_shards, num_trainers, demands)
             self.plan, self.optimizer = request.plan, request.optimizer
-            self.first_worker = request.worker_id
+            self.first_worker, self._digest = request.worker_id, examined.plan_digest
             return True
         mine, theirs = f"worker {request.worker_id}", f"worker {self.first_worker}"
-        if request.plan.fingerprint != self.plan.fingerprint:
+        if examined.plan_digest != self._digest or request.plan.fingerprint != self.plan.fingerprint:
             raise PlanMismatchError(
                 f"the model of {mine} differs from that of {theirs}: {plan_difference(self.plan, request.plan)}"
             )
-        assert self.optimizer is not None
         difference = optimizer_difference(self.optimizer, request.optimizer)
         if difference is not None:
             raise OptimizerMismatchError(f"the optimizer of {mine} differs from that of {theirs}: {difference}")
-        check_budget(request, settings, self.num_shards, num_trainers)
+        check_budget(request, self.settings, self.num_shards, num_trainers, demands)
         return False
 
 
-def check_plan(plan: Plan, num_shards: int) -> None:
-    """Refuses a plan that contradicts itself.
-
-    Raises:
-        BadRequestError: says what is wrong.
-    """
-    if plan.num_shards != num_shards:
-        raise BadRequestError(f"the plan is for {plan.num_shards} shards, the job has {num_shards}")
-    covered = [0] * len(plan.parameters)
-    for number, block in enumerate(plan.blocks):
-        if block.parameter >= len(plan.parameters) or block.shard >= num_shards:
-            raise BadRequestError(f"block {number} names a parameter or shard that does not exist")
-        shape = plan.parameters[block.parameter].shape
-        inside = len(block.offsets) == len(block.sizes) == len(shape) and all(
-            size > 0 and offset + size <= extent
-            for offset, size, extent in zip(block.offsets, block.sizes, shape, strict=True)
-        )
-        if not inside:
-            raise BadRequestError(f"block {number} lies outside {plan.parameters[block.parameter].name}")
-        covered[block.parameter] += math.prod(block.sizes)
-    for parameter, elements in zip(plan.parameters, covered, strict=True):
-        if elements != math.prod(parameter.shape):
-            raise BadRequestError(f"the blocks of {parameter.name} do not cover it exactly")
-
-
-def check_budget(request: EnrolRequest, settings: JobSettings, num_shards: int, num_trainers: int) -> None:
+def check_budget(
+    request: EnrolRequest, settings: JobSettings, num_shards: int, num_trainers: int, demands: Demands | None = None
+) -> Demands:
     """Parameters and state fit; every trainer may have one whole step staged, so nothing is ever held back.
 
     Raises:
         OverBudgetError: names what to change.
     """
+    demands = demands or demands_of(request, settings, num_shards)
+    if settings.memory_bytes is not None and demands.state_bytes > settings.memory_bytes:
+        raise OverBudgetError(
+            f"parameters and optimizer state of one of {num_shards} shards take {demands.state_bytes} bytes, more than "
+            f"memory_bytes={settings.memory_bytes}; use more shards, a larger memory_bytes or optimizer_state=int8"
+        )
+    if num_trainers * demands.step_bytes > settings.staging_bytes:
+        codec = parse_parameter_encoders(settings.push_codec, settings.push_overrides).main.spec
+        raise OverBudgetError(
+            f"worker {request.worker_id} is one too many: {num_trainers} workers x {demands.step_bytes} bytes of frames "
+            f"({codec}) exceed staging_bytes={settings.staging_bytes} on one of {num_shards} shards; use a narrower "
+            "push_codec, more shards or a larger staging_bytes"
+        )
+    return demands
+
+
+def demands_of(request: EnrolRequest, settings: JobSettings, num_shards: int) -> Demands:
+    """Of a plan that holds together."""
     encoders = parse_parameter_encoders(settings.push_codec, settings.push_overrides)
     encoder_of = [encoders.of([p.name, *p.aliases], p.shape) for p in request.plan.parameters]
+    trained = [parameter.group >= 0 for parameter in request.plan.parameters]
     elements, step_bytes = [0] * num_shards, [0] * num_shards
     for block in request.plan.blocks:
         num_elements = math.prod(block.sizes)
         elements[block.shard] += num_elements
-        if request.plan.parameters[block.parameter].group >= 0:
+        if trained[block.parameter]:
             step_bytes[block.shard] += encoder_of[block.parameter].frame_bound(num_elements)
     optimizer = optimizer_for(request.optimizer, [], 0, settings.optimizer_state)
-    state_bytes = math.ceil(max(elements) * (4 + optimizer.bytes_per_element))
-    if settings.memory_bytes is not None and state_bytes > settings.memory_bytes:
-        raise OverBudgetError(
-            f"parameters and optimizer state of one of {num_shards} shards take {state_bytes} bytes, more than "
-            f"memory_bytes={settings.memory_bytes}; use more shards, a larger memory_bytes or optimizer_state=int8"
-        )
-    if num_trainers * max(step_bytes) > settings.staging_bytes:
-        raise OverBudgetError(
-            f"worker {request.worker_id} is one too many: {num_trainers} workers x {max(step_bytes)} bytes of frames "
-            f"({encoders.main.spec}) exceed staging_bytes={settings.staging_bytes} on one of {num_shards} shards; use a "
-            "narrower push_codec, more shards or a larger staging_bytes"
-        )
+    return Demands(math.ceil(max(elements) * (4 + optimizer.bytes_per_element)), max(step_bytes))
 
 
 def check_groups(plan: Plan, optimizer: OptimizerSpecification) -> None:
@@ -132,7 +150,9 @@ def plan_difference(ours: Plan, theirs: Plan) -> str:
             return f"{mine.name} is in parameter group {other.group}, not {mine.group}"
         if list(mine.aliases) != list(other.aliases):
             return f"{mine.name} is tied to {list(other.aliases)}, not to {list(mine.aliases)}"
-    return f"its blocks are cut differently (block_elements {theirs.block_elements}, not {ours.block_elements})"
+    if ours.block_elements != theirs.block_elements or list(ours.blocks) != list(theirs.blocks):
+        return f"its blocks are cut differently (block_elements {theirs.block_elements}, not {ours.block_elements})"
+    return f"its plan has the fingerprint {theirs.fingerprint}, not {ours.fingerprint}: another version of pushpull made it"
 
 
 def optimizer_difference(ours: OptimizerSpecification, theirs: OptimizerSpecification) -> str | None:

@@ -28,7 +28,7 @@ from .config import JobSettings
 from .consistency import Synchronous, policy_for
 from .dealing import DataDealer
 from .ending import Ending
-from .enrolment import Enrolment
+from .enrolment import Enrolment, Examined
 from .initialisation import Initialisation
 from .leases import Leases
 from .progress import Progress
@@ -56,7 +56,8 @@ class Registrar:
         self._roster = Roster(num_shards, leases, newest_incarnation, settings.reserved_ids)
         self._admission = Admission(self._roster)
         self._start = Start(settings)
-        self._enrolment = Enrolment(num_shards)
+        self._enrolment = Enrolment(num_shards, settings)
+        self.examine = self._enrolment.examine
         self._initialisation = Initialisation(num_shards, self._start, self._roster, settings.progress_timeout_seconds)
         policy = policy_for(settings)
         self._rounds = Rounds(policy, num_shards) if isinstance(policy, Synchronous) else None
@@ -164,12 +165,13 @@ class Registrar:
             self.leave(now, worker.worker_id, worker.incarnation, WorkerReport(), request.failure, whole_worker=True)
         self._maybe_open(now)
 
-    def enrol(self, now: float, request: EnrolRequest) -> EnrolResponse:
-        """Checks plan and optimizer and says who initialises."""
+    def enrol(self, now: float, request: EnrolRequest, examined: Examined | None = None) -> EnrolResponse:
+        """Checks plan and optimizer, or has had them `examine`d, and says who initialises."""
         self._ending.check_admits()
         worker = self._roster.caller(now, request.worker_id, request.incarnation)
         num_trainers = self._roster.num_enrolled + (not worker.enrolled and not worker.observer)
-        if self._enrolment.agree(request, self._settings, num_trainers):
+        examined = examined or self._enrolment.examine(request)
+        if self._enrolment.agree(request, examined, num_trainers):
             self._orders.append(
                 RegistrarOrder(install_plan=InstallPlan(plan=request.plan, optimizer=request.optimizer))
             )

@@ -126,11 +126,13 @@ class RegistrarService(RegistrarServicer):
             return AbsentResponse()
 
     def Enrol(self, request: EnrolRequest, context: grpc.ServicerContext) -> EnrolResponse:
-        with refusing(context, self._metrics), self._changed:
-            self._check_shards()
-            response = self._registrar.enrol(time.monotonic(), request)
-            self._send_orders()
-            return response
+        with refusing(context, self._metrics):
+            examined = self._registrar.examine(request)  # a large model takes time; nobody waits for it
+            with self._changed:
+                self._check_shards()
+                response = self._registrar.enrol(time.monotonic(), request, examined)
+                self._send_orders()
+                return response
 
     def Activate(self, request: ActivateRequest, context: grpc.ServicerContext) -> ActivateResponse:
         with refusing(context, self._metrics), self._changed:
