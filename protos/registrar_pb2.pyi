@@ -114,16 +114,18 @@ class ActivateRequest(_message.Message):
     def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., last_clock: _Optional[int] = ...) -> None: ...
 
 class ActivateResponse(_message.Message):
-    __slots__ = ("open", "message", "first_round", "clock")
+    __slots__ = ("open", "message", "first_round", "clock", "num_suspensions")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     FIRST_ROUND_FIELD_NUMBER: _ClassVar[int]
     CLOCK_FIELD_NUMBER: _ClassVar[int]
+    NUM_SUSPENSIONS_FIELD_NUMBER: _ClassVar[int]
     open: bool
     message: str
     first_round: int
     clock: int
-    def __init__(self, open: _Optional[bool] = ..., message: _Optional[str] = ..., first_round: _Optional[int] = ..., clock: _Optional[int] = ...) -> None: ...
+    num_suspensions: int
+    def __init__(self, open: _Optional[bool] = ..., message: _Optional[str] = ..., first_round: _Optional[int] = ..., clock: _Optional[int] = ..., num_suspensions: _Optional[int] = ...) -> None: ...
 
 class PauseRequest(_message.Message):
     __slots__ = ("worker_id", "incarnation")
@@ -206,10 +208,12 @@ class HeartbeatRequest(_message.Message):
     def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., report: _Optional[_Union[WorkerReport, _Mapping]] = ..., rank: _Optional[int] = ...) -> None: ...
 
 class HeartbeatResponse(_message.Message):
-    __slots__ = ("num_workers",)
+    __slots__ = ("num_workers", "num_suspensions")
     NUM_WORKERS_FIELD_NUMBER: _ClassVar[int]
+    NUM_SUSPENSIONS_FIELD_NUMBER: _ClassVar[int]
     num_workers: int
-    def __init__(self, num_workers: _Optional[int] = ...) -> None: ...
+    num_suspensions: int
+    def __init__(self, num_workers: _Optional[int] = ..., num_suspensions: _Optional[int] = ...) -> None: ...
 
 class DealRequest(_message.Message):
     __slots__ = ("worker_id", "incarnation", "epoch", "dataset_size", "batch_size", "drop_last", "num_lots", "leave_epoch")
@@ -288,7 +292,7 @@ class JobStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "state", "clock", "report", "host", "pid", "layout", "ranks", "failure", "heard_seconds_ago", "reported_seconds_ago")
+    __slots__ = ("worker_id", "incarnation", "state", "clock", "report", "host", "pid", "layout", "ranks", "failure", "heard_seconds_ago", "reported_seconds_ago", "suspended")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -301,6 +305,7 @@ class WorkerStatus(_message.Message):
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     HEARD_SECONDS_AGO_FIELD_NUMBER: _ClassVar[int]
     REPORTED_SECONDS_AGO_FIELD_NUMBER: _ClassVar[int]
+    SUSPENDED_FIELD_NUMBER: _ClassVar[int]
     worker_id: int
     incarnation: int
     state: str
@@ -313,7 +318,8 @@ class WorkerStatus(_message.Message):
     failure: str
     heard_seconds_ago: float
     reported_seconds_ago: float
-    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., state: _Optional[str] = ..., clock: _Optional[int] = ..., report: _Optional[_Union[WorkerReport, _Mapping]] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., layout: _Optional[str] = ..., ranks: _Optional[_Iterable[_Union[WorkerReport, _Mapping]]] = ..., failure: _Optional[str] = ..., heard_seconds_ago: _Optional[float] = ..., reported_seconds_ago: _Optional[float] = ...) -> None: ...
+    suspended: str
+    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., state: _Optional[str] = ..., clock: _Optional[int] = ..., report: _Optional[_Union[WorkerReport, _Mapping]] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., layout: _Optional[str] = ..., ranks: _Optional[_Iterable[_Union[WorkerReport, _Mapping]]] = ..., failure: _Optional[str] = ..., heard_seconds_ago: _Optional[float] = ..., reported_seconds_ago: _Optional[float] = ..., suspended: _Optional[str] = ...) -> None: ...
 
 class Summary(_message.Message):
     __slots__ = ("count", "sum", "max")
@@ -539,7 +545,7 @@ class Initialised(_message.Message):
     def __init__(self, grant: _Optional[int] = ...) -> None: ...
 
 class StepStaged(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "step", "round", "apply", "num_samples", "scale", "groups", "lots")
+    __slots__ = ("worker_id", "incarnation", "step", "round", "apply", "num_samples", "scale", "groups", "lots", "idle")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -549,6 +555,7 @@ class StepStaged(_message.Message):
     SCALE_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     LOTS_FIELD_NUMBER: _ClassVar[int]
+    IDLE_FIELD_NUMBER: _ClassVar[int]
     worker_id: int
     incarnation: int
     step: int
@@ -558,7 +565,8 @@ class StepStaged(_message.Message):
     scale: float
     groups: _containers.RepeatedCompositeFieldContainer[_common_pb2.ParameterGroup]
     lots: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., step: _Optional[int] = ..., round: _Optional[int] = ..., apply: _Optional[bool] = ..., num_samples: _Optional[float] = ..., scale: _Optional[float] = ..., groups: _Optional[_Iterable[_Union[_common_pb2.ParameterGroup, _Mapping]]] = ..., lots: _Optional[_Iterable[int]] = ...) -> None: ...
+    idle: bool
+    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., step: _Optional[int] = ..., round: _Optional[int] = ..., apply: _Optional[bool] = ..., num_samples: _Optional[float] = ..., scale: _Optional[float] = ..., groups: _Optional[_Iterable[_Union[_common_pb2.ParameterGroup, _Mapping]]] = ..., lots: _Optional[_Iterable[int]] = ..., idle: _Optional[bool] = ...) -> None: ...
 
 class StepRefused(_message.Message):
     __slots__ = ("worker_id", "incarnation", "step", "code", "lots", "round")

@@ -75,7 +75,7 @@ class Frames(_message.Message):
     def __init__(self, step: _Optional[int] = ..., attempt: _Optional[int] = ..., blocks: _Optional[_Iterable[int]] = ..., lengths: _Optional[_Iterable[int]] = ..., payload: _Optional[bytes] = ..., padding: _Optional[bytes] = ...) -> None: ...
 
 class Commit(_message.Message):
-    __slots__ = ("step", "attempt", "num_frames", "verdict", "num_samples", "scale", "groups", "absent", "base_versions", "round", "lots", "traceparent")
+    __slots__ = ("step", "attempt", "num_frames", "verdict", "num_samples", "scale", "groups", "absent", "base_versions", "round", "lots", "traceparent", "idle")
     STEP_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     NUM_FRAMES_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +88,7 @@ class Commit(_message.Message):
     ROUND_FIELD_NUMBER: _ClassVar[int]
     LOTS_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    IDLE_FIELD_NUMBER: _ClassVar[int]
     step: int
     attempt: int
     num_frames: int
@@ -100,7 +101,8 @@ class Commit(_message.Message):
     round: int
     lots: _containers.RepeatedScalarFieldContainer[int]
     traceparent: bytes
-    def __init__(self, step: _Optional[int] = ..., attempt: _Optional[int] = ..., num_frames: _Optional[int] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., num_samples: _Optional[float] = ..., scale: _Optional[float] = ..., groups: _Optional[_Iterable[_Union[_common_pb2.ParameterGroup, _Mapping]]] = ..., absent: _Optional[_Iterable[int]] = ..., base_versions: _Optional[_Iterable[int]] = ..., round: _Optional[int] = ..., lots: _Optional[_Iterable[int]] = ..., traceparent: _Optional[bytes] = ...) -> None: ...
+    idle: bool
+    def __init__(self, step: _Optional[int] = ..., attempt: _Optional[int] = ..., num_frames: _Optional[int] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., num_samples: _Optional[float] = ..., scale: _Optional[float] = ..., groups: _Optional[_Iterable[_Union[_common_pb2.ParameterGroup, _Mapping]]] = ..., absent: _Optional[_Iterable[int]] = ..., base_versions: _Optional[_Iterable[int]] = ..., round: _Optional[int] = ..., lots: _Optional[_Iterable[int]] = ..., traceparent: _Optional[bytes] = ..., idle: _Optional[bool] = ...) -> None: ...
 
 class Pull(_message.Message):
     __slots__ = ("request", "base_versions", "blocks")

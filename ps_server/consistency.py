@@ -27,6 +27,10 @@ class Policy(Protocol):
     def waits_for_round(self) -> bool:
         """True: a complete step waits for the registrar to close its round; False: it is applied at once."""
 
+    @property
+    def waits_for_the_slowest(self) -> bool:
+        """Whether pulls may have to wait for the member with the smallest clock."""
+
     def may_answer(self, clock_lag: int) -> bool:
         """Whether a pull may be answered; `clock_lag` in clocks, puller's minus the smallest member's."""
 
@@ -40,6 +44,7 @@ class Synchronous:
 
     quorum: int | None = None
     waits_for_round: bool = field(default=True, init=False)
+    waits_for_the_slowest: bool = field(default=False, init=False)
 
     def may_answer(self, clock_lag: int) -> bool:
         return True
@@ -65,6 +70,7 @@ class BoundedStaleness:
 
     bound: int
     waits_for_round: bool = field(default=False, init=False)
+    waits_for_the_slowest: bool = field(default=True, init=False)
 
     def may_answer(self, clock_lag: int) -> bool:
         return clock_lag <= self.bound
@@ -79,6 +85,7 @@ class Asynchronous:
 
     damping: str = "inverse"
     waits_for_round: bool = field(default=False, init=False)
+    waits_for_the_slowest: bool = field(default=False, init=False)
 
     def may_answer(self, clock_lag: int) -> bool:
         return True

@@ -9,7 +9,7 @@ asks.
 """
 
 from collections import deque
-from collections.abc import Set
+from collections.abc import Collection, Set
 from dataclasses import dataclass, field
 
 from ..protos.errors import SettingError
@@ -96,6 +96,22 @@ class DataDealer:
             self.give_back([lot])
         for epoch in self._epochs.values():
             epoch.readers.pop(worker, None)
+
+    def recall(self, worker: int, held: Collection[int] = ()) -> None:
+        """A worker pauses, or is suspended: everything it has goes back, but for what is held by a step under way."""
+        for lot in [lot for lot, (owner, _) in self._open.items() if owner == worker and lot not in held]:
+            self.give_back([lot])
+
+    def waiting_for(self, members: Set[int]) -> set[int]:
+        """Whom others wait for: members that have not come to the newest epoch, and who holds data of an epoch without more."""
+        if not self._in_turns or not self._epochs:
+            return set()
+        newest = max(self._epochs)
+        epoch = self._epochs[newest]
+        if epoch.readers and self._missing(newest, members):
+            return {member for member in members if self._started.get(member, -1) < newest}
+        exhausted = epoch.cursor >= epoch.size and not epoch.pool
+        return {owner for owner, lot in self._open.values() if lot.epoch == newest} if exhausted else set()
 
     def not_sharing(self, worker: int) -> None:
         """A member ended a step without coming to the newest epoch: others need not wait for it there."""

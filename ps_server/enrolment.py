@@ -81,6 +81,11 @@ class Enrolment:
         check_budget(request, self.settings, self.num_shards, num_trainers, demands)
         return False
 
+    @property
+    def agreed(self) -> tuple[Plan, OptimizerSpecification] | None:
+        """The job's plan and optimizer, once a worker has enrolled."""
+        return None if self.plan is None or self.optimizer is None else (self.plan, self.optimizer)
+
 
 def check_budget(
     request: EnrolRequest, settings: JobSettings, num_shards: int, num_trainers: int, demands: Demands | None = None

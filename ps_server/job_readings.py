@@ -30,7 +30,7 @@ INFO = _gauge(
     *("mode", "push_codec", "pull_codec", "optimizer_state", "damping", "quorum"),
 )
 PHASE = _gauge("job_phase", "1 for the phase that the job is in, 0 for the others.", "phase")
-CLOCK = _gauge("job_clock", "Rounds closed (sync), else the smallest clock of an active worker.")
+CLOCK = _gauge("job_clock", "Rounds that changed something (sync), else the smallest clock of an active worker.")
 LAST_PROGRESS = _gauge("job_last_progress_timestamp_seconds", "When the newest round closed, or step was applied.")
 LONGEST_GAP = _gauge("job_longest_round_gap_seconds", "Longest time between the closings of two rounds so far.")
 BOUND = _gauge("job_staleness_bound_clocks", "Clocks a worker may be ahead of the slowest; mode=bounded only.")

@@ -26,6 +26,7 @@ from .acknowledgements import Acknowledgements
 from .admission import Admission
 from .config import JobSettings
 from .consistency import Synchronous, policy_for
+from .contacts import Contacts
 from .dealing import DataDealer
 from .ending import Ending
 from .enrolment import Enrolment, Examined
@@ -33,10 +34,14 @@ from .initialisation import Initialisation
 from .leases import Leases
 from .progress import Progress
 from .roster import Roster
+from .round_closing import RoundClosing
 from .rounds import Rounds
 from .start import Start
+from .suspensions import Suspensions
 from .workers import Worker
 
+SHARD_BEAT_SECONDS = 0.5
+"""In which a shard says of whom it has heard."""
 MOST_FAILURE_CHARACTERS = 500
 """Of what is kept of why a worker failed."""
 
@@ -62,16 +67,17 @@ class Registrar:
         policy = policy_for(settings)
         self._rounds = Rounds(policy, num_shards) if isinstance(policy, Synchronous) else None
         self._dealer = DataDealer(in_turns=self._rounds is not None)
-        self._progress = Progress(self._roster, self._rounds, self._dealer, self._activate)
+        self._closing = RoundClosing(self._rounds, self._roster, self._dealer)
+        self._contacts = Contacts(num_shards, SHARD_BEAT_SECONDS, settings.lease_seconds)
+        self._progress = Progress(self._roster, self._rounds, self._dealer, self._contacts, self._activate)
+        self._suspensions = Suspensions(settings, policy, self._roster, self._rounds, self._dealer, self._contacts)
         self._view_number = 0
         self._ready_view = 0
         self._acknowledged = Acknowledgements(num_shards)
         self._orders: list[RegistrarOrder] = []
         self._ending = Ending()
-        self._last_close: float | None = None
         self.lease_expiries = 0
         self.failures = 0
-        self.longest_round_gap_seconds = 0.0
 
     # ---- what the caller waits for ----
 
@@ -86,13 +92,17 @@ class Registrar:
 
     @property
     def job_clock(self) -> int:
-        """Rounds closed, else the smallest clock of an active worker."""
+        """Rounds that changed something, else the smallest clock of an active worker."""
         return self._progress.job_clock
+
+    @property
+    def longest_round_gap_seconds(self) -> float:
+        return self._closing.longest_gap_seconds
 
     @property
     def last_progress(self) -> float | None:
         """When a round closed, or a step without rounds was applied; before that, when training began."""
-        return self._last_close if self._progress.last_applied is None else self._progress.last_applied
+        return self._closing.last if self._progress.last_applied is None else self._progress.last_applied
 
     @property
     def phase(self) -> str:
@@ -203,22 +213,30 @@ class Registrar:
             return ActivateResponse(open=False, message=self._start.missing_message(self._roster))
         if worker.state != "active":
             self._activate(now, worker, last_clock)
-        return ActivateResponse(open=True, first_round=worker.first_round, clock=worker.start_clock)
+        return ActivateResponse(
+            open=True,
+            first_round=worker.first_round,
+            clock=worker.start_clock,
+            num_suspensions=worker.num_suspensions,
+        )
 
     def pause(self, now: float, worker_id: int, incarnation: int) -> None:
         """Takes a worker out of rounds and out of the smallest clock until it activates again."""
         worker = self._roster.caller(now, worker_id, incarnation)
         if worker.state == "active":
-            self._pause(worker)
+            self._closing.forget(worker)
+            self._stop_counting(worker)
 
-    def heartbeat(self, now: float, worker_id: int, incarnation: int, report: WorkerReport, rank: int = 0) -> None:
-        """Renews the lease of one rank.
+    def heartbeat(self, now: float, worker_id: int, incarnation: int, report: WorkerReport, rank: int = 0) -> Worker:
+        """Renews the lease of one rank; how its worker stands, to be read only.
 
         Raises:
             ServerDrainingError: the job is over; while its last round is open, steps are waited for.
         """
         self._ending.check_not_over()
-        self._roster.caller(now, worker_id, incarnation, rank).take_report(now, rank, report)
+        worker = self._roster.caller(now, worker_id, incarnation, rank)
+        worker.take_report(now, rank, report)
+        return worker
 
     def deal(self, now: float, request: DealRequest) -> DealResponse:
         """Deals lots of data; see `dealing.py`."""
@@ -266,9 +284,7 @@ class Registrar:
     @property
     def agreed(self) -> tuple[Plan, OptimizerSpecification] | None:
         """The job's plan and optimizer, once a worker has enrolled."""
-        if self._enrolment.plan is None or self._enrolment.optimizer is None:
-            return None
-        return self._enrolment.plan, self._enrolment.optimizer
+        return self._enrolment.agreed
 
     # ---- reports by shards ----
 
@@ -289,11 +305,12 @@ class Registrar:
             case "staged":
                 self._progress.staged(now, shard, report.staged)
             case "refused":
-                self._progress.refused(report.refused)
+                self._progress.refused(shard, report.refused)
             case "settled":
                 self._progress.settled(now, shard, report.settled)
             case "alive":
                 self._roster.renew(now, report.alive)
+                self._contacts.report(now, shard, report.alive)
             case "status":
                 self._acknowledged.status(now, shard, report.status)
             case "norms":
@@ -311,7 +328,8 @@ class Registrar:
         """Expires leases, opens a start that has waited too long, suspends a member that does not advance."""
         for worker in self._roster.expired(now):
             self._expire(worker)
-        self._suspend_stuck(now)
+        for worker in self._suspensions.take_due(now):
+            self._stop_counting(worker)
         self._maybe_open(now)
         self._close_rounds(now)
         self._end_if_due(now)
@@ -324,9 +342,10 @@ class Registrar:
 
     def _end(self, worker: Worker, state: str, reason: ErrorCode) -> None:
         self._roster.end(worker, state, reason)
+        worker.suspended = ""
         self._dealer.lose(worker.worker_id)
-        if self._rounds is not None:
-            self._rounds.forget(worker.worker_id, worker.incarnation)
+        self._contacts.forget(worker.incarnation)
+        self._closing.forget(worker)
         self._initialisation.ended(worker.incarnation)
 
     def _expire(self, worker: Worker) -> None:
@@ -344,7 +363,7 @@ class Registrar:
         ready = self._start.ready(now, self._roster, starting)
         if ready is None:
             return
-        self._start.open, self._last_close = True, now
+        self._start.open, self._closing.last = True, now
         for worker in ready if self._settings.expected_workers else []:
             self._activate(now, worker, 0)
 
@@ -353,45 +372,27 @@ class Registrar:
     def _activate(self, now: float, worker: Worker, last_clock: int) -> None:
         smallest = self._progress.job_clock if self._roster.members else 0
         worker.first_round = self.rounds_closed + 1
-        worker.last_progress = now
+        worker.last_progress, worker.suspended = now, ""
+        self._contacts.expect(worker.incarnation, worker.num_ranks)
         self._roster.start_counting(worker, max(smallest, min(last_clock, self._roster.largest_clock)))
         self._publish_view()
 
-    def _pause(self, worker: Worker) -> None:
+    def _stop_counting(self, worker: Worker) -> None:
+        """Nobody waits for it from now on; data that are in no step go to others."""
         self._roster.move(worker, "paused")
-        if self._rounds is not None:
-            self._rounds.forget(worker.worker_id, worker.incarnation)
+        self._dealer.recall(worker.worker_id, self._closing.lots_of(worker))
         self._publish_view()
 
     def _close_rounds(self, now: float) -> None:
-        if self._rounds is None or not self._start.open or self._ending.over:
+        if not self._start.open or self._ending.over or not self.installed_everywhere(self._view_number):
             return
-        if not self.installed_everywhere(self._view_number):
-            return
-        closed = self._rounds.close_next(self._roster.members)
-        if closed is None:
-            return
-        self._dealer.done(closed.lots_done)
-        self._dealer.give_back(closed.lots_returned)
-        for contribution in closed.record.contributions:
-            self._roster.advance(self._roster[contribution.worker_id])
-        gap = now - (self._last_close if self._last_close is not None else now)
-        self.longest_round_gap_seconds = max(self.longest_round_gap_seconds, gap)
-        self._last_close = now
-        self._orders.append(RegistrarOrder(close=closed.record))
+        self._orders += self._closing.close_next(now)
 
     def _end_if_due(self, now: float) -> None:
-        if not self._ending.has_begun:
-            return
-        begun = self._rounds is not None and self._rounds.has_begun(self._roster.members)
-        if self._ending.comes_now(now, self.rounds_closed, begun):
-            self._orders.append(RegistrarOrder(end=JobEnd(message=self._ending.message)))
-
-    def _suspend_stuck(self, now: float) -> None:
-        """Pauses a member that others wait for and that has ended no step for too long."""
-        for worker in self._progress.stuck(now, self._settings.progress_timeout_seconds):
-            if len(self._roster.members) > 1:
-                self._pause(worker)
+        if self._ending.has_begun:
+            begun = self._rounds is not None and self._rounds.has_begun(self._roster.members)
+            if self._ending.comes_now(now, self.rounds_closed, begun):
+                self._orders.append(RegistrarOrder(end=JobEnd(message=self._ending.message)))
 
 
 def _wait(message: str) -> EnrolResponse:

@@ -152,10 +152,10 @@ class RegistrarService(RegistrarServicer):
 
     def Heartbeat(self, request: HeartbeatRequest, context: grpc.ServicerContext) -> HeartbeatResponse:
         with refusing(context, self._metrics), self._changed:
-            self._registrar.heartbeat(
+            worker = self._registrar.heartbeat(
                 time.monotonic(), request.worker_id, request.incarnation, request.report, request.rank
             )
-            return HeartbeatResponse(num_workers=self._registrar.num_workers)
+            return HeartbeatResponse(num_workers=self._registrar.num_workers, num_suspensions=worker.num_suspensions)
 
     def Deal(self, request: DealRequest, context: grpc.ServicerContext) -> DealResponse:
         with refusing(context, self._metrics), self._changed:

@@ -19,6 +19,7 @@ def staged_report(ledger: StepLedger, commit: Commit) -> ShardReport:
             scale=commit.scale,
             groups=commit.groups,
             lots=commit.lots,
+            idle=commit.idle,
         )
     )
 

@@ -239,6 +239,7 @@ class Roster:
                 layout=worker.layout,
                 ranks=worker.reports,
                 failure=worker.failure,
+                suspended=worker.suspended,
                 heard_seconds_ago=self._leases.silent_seconds(worker.incarnation, now),
                 reported_seconds_ago=max(0.0, now - worker.reported_at),
             )

@@ -41,6 +41,8 @@ class RosterLog:
             log.info("worker joined", **who, ranks=worker.num_ranks, layout=worker.layout or None, life=worker.life)
         elif worker.state == "expired":
             log.warning("worker expired", **who, silent=worker.who_was_silent, clock=worker.clock)
+        elif worker.suspended:
+            log.warning("worker suspended", **who, why=worker.suspended, clock=worker.clock)
         elif worker.state == "failed":
             log.warning("worker failed", **who, failure=worker.failure, clock=worker.clock)
         else:

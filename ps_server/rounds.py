@@ -1,5 +1,6 @@
 """Synchronous rounds: whose step is in which round. Pure; owned by the registrar."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -20,10 +21,16 @@ class PendingStep:
     groups: list[ParameterGroup]
     staged_on: set[int] = field(default_factory=set)
     refused: bool = False
+    idle: bool = False
+    """Of a worker without data that waits for others."""
     lots: list[int] = field(default_factory=list)
 
     def complete(self, num_shards: int) -> bool:
         return self.refused or len(self.staged_on) == num_shards
+
+
+EMPTY_ROUND_SECONDS = 0.25
+"""Between two rounds of workers that all wait for data: each asks for some in between."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,9 @@ class Rounds:
     def __init__(self, policy: Synchronous, num_shards: int) -> None:
         self.policy = policy
         self.closed = 0
+        self.applied = 0
+        """Those that changed something: what counts as the job's clock."""
+        self._closed_at = -math.inf
         self._num_shards = num_shards
         self._pending: dict[tuple[int, int], PendingStep] = {}
         self._due: set[tuple[int, int]] = set()
@@ -65,6 +75,7 @@ class Rounds:
                 num_samples=report.num_samples,
                 scale=report.scale,
                 groups=list(report.groups),
+                idle=report.idle,
             )
         if step.step == report.step:
             step.staged_on.add(shard)
@@ -92,9 +103,18 @@ class Rounds:
         self._pending.pop((worker, incarnation), None)
         self._due.discard((worker, incarnation))
 
+    def lots_of(self, worker: int, incarnation: int) -> list[int]:
+        """Data of the step that is reported and in no round yet."""
+        step = self._pending.get((worker, incarnation))
+        return [] if step is None else step.lots
+
+    def complete(self, members: Mapping[int, int]) -> dict[int, PendingStep]:
+        """Steps of the next round that nothing is missing of, by worker id, ascending."""
+        return {key[0]: self._pending[key] for key in sorted(self._due) if members.get(key[0]) == key[1]}
+
     def waiting_for(self, members: Mapping[int, int]) -> list[int]:
         """Members (worker id -> incarnation) without a complete step, if somebody else's is complete."""
-        complete = self._complete(members)
+        complete = self.complete(members)
         return [worker for worker in members if worker not in complete] if complete else []
 
     def has_begun(self, members: Mapping[int, int]) -> bool:
@@ -102,14 +122,21 @@ class Rounds:
         steps = (self._pending.get(key) for key in members.items())
         return any(step is not None and step.round == self.closed + 1 for step in steps)
 
-    def close_next(self, members: Mapping[int, int]) -> ClosedRound | None:
-        """Closes the next round over these members if it is complete; None if it is not."""
+    def close_next(self, now: float, members: Mapping[int, int]) -> ClosedRound | None:
+        """Closes the next round over these members if it is complete; None if it is not.
+
+        One in which everybody waits for data closes a while after the one before, so that they do not spin.
+        """
         if not self.policy.may_close(len(members), len(self._due)):
             return None
-        complete = self._complete(members)
+        complete = self.complete(members)
         if not self.policy.round_closes(members.keys(), complete.keys()):
             return None
+        if all(step.idle for step in complete.values()) and now - self._closed_at < EMPTY_ROUND_SECONDS:
+            return None
         self.closed += 1
+        self._closed_at = now
+        self.applied += any(step.apply for step in complete.values())
         record = RoundRecord(round=self.closed)
         done: list[int] = []
         returned: list[int] = []
@@ -131,10 +158,6 @@ class Rounds:
         returned += self._drop_late()
         self._due = {key for key, step in self._pending.items() if self._is_due(step)}
         return ClosedRound(record, done, returned)
-
-    def _complete(self, members: Mapping[int, int]) -> dict[int, PendingStep]:
-        """Of the next round, by worker id, ascending."""
-        return {key[0]: self._pending[key] for key in sorted(self._due) if members.get(key[0]) == key[1]}
 
     def _look_at(self, key: tuple[int, int], step: PendingStep) -> None:
         """A report has changed this step, or put it in place of an earlier one."""

@@ -41,6 +41,9 @@ class Worker:
     """When rank 0 said last how it is."""
     silent_rank: int | None = None
     """Whose lease ran out."""
+    suspended: str = ""
+    """Why it was suspended, for people; empty unless it is."""
+    num_suspensions: int = 0
     failure: str = ""
     """What went wrong, as it said itself."""
 
