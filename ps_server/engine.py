@@ -17,10 +17,8 @@ from ..protos.errors import (
     FrameError,
     NonFiniteError,
     NotReadyError,
-    PlanMismatchError,
     ServerDrainingError,
     UnknownBlockError,
-    WrongJobError,
     WrongShardError,
 )
 from ..protos.registrar_pb2 import (
@@ -142,14 +140,9 @@ class Engine:
             raise WrongShardError(f"this is shard {self._number} at {self.address}, not shard {hello.shard}")
         with self._lock:
             shard = self._serving()
-            if hello.job_id != shard.job.job_id:
-                raise WrongJobError(f"shard {self._number} serves job {shard.job.job_id}, not {hello.job_id}")
-            if hello.plan_fingerprint != shard.fingerprint:
-                raise PlanMismatchError(
-                    f"worker {hello.worker_id} has another plan than shard {self._number}; enrol again"
-                )
+            shard.check_is_meant(hello)
             last_step = shard.state.welcome(hello)
-            session = self._streams.open(StreamKey(hello.worker_id, hello.incarnation, hello.rank))
+            session = self._streams.open(StreamKey(hello.worker_id, hello.incarnation, hello.rank), shard.most_queued)
             welcome = ShardMessage(welcome=Welcome(epoch=self._epoch, last_step=last_step))
             session.send(welcome.SerializeToString())
             return session
@@ -187,6 +180,11 @@ class Engine:
             self._statistics.pushed(received.num_bytes, shard.num_elements(message.blocks))
             self._count_refusals(shard)
 
+    @property
+    def num_blocks(self) -> int:
+        """Of this shard; 0 before it has its plan."""
+        return 0 if self._shard is None else len(self._shard.store.blocks)
+
     def commit(self, session: Session, commit: Commit) -> None:
         """Commits a step."""
         self._observer.committed(session.key, commit.step, commit.traceparent)
@@ -212,7 +210,7 @@ class Engine:
                 raise NotReadyError(f"shard {self._number} has not heard of grant {message.grant} yet")
             if message.grant != self._grant.grant or key.incarnation != self._grant.incarnation:
                 raise ExpiredError("another worker has been given the right to initialise")
-        frames = shard.parse(message.blocks, message.lengths, received.payload)
+        frames = shard.parse_initial(message.blocks, message.lengths, received.payload)
         with self._lock:
             open_grant = message.grant == self._grant.grant and not (shard.state.ready or self._grant.done)
             complete = open_grant and shard.take_initial(frames)

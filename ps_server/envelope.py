@@ -8,6 +8,8 @@ from ..protos.shard_pb2 import Frames, InitialValues, WorkerMessage
 
 MOST_HEAD_BYTES = 1 << 16
 """What a message of frames may hold beside frames and their numbers."""
+MOST_QUESTION_BYTES = 1 << 20
+"""Of a commit, beside what it says of blocks: 3,000 parameter groups of the largest optimizer."""
 
 _PAYLOAD_FIELDS = {
     WorkerMessage.FRAMES_FIELD_NUMBER: Frames.PAYLOAD_FIELD_NUMBER,
@@ -30,6 +32,11 @@ class Received:
         """Raises BadRequestError if it holds much beside frames of so many blocks."""
         if self.num_bytes > self.payload.nbytes + MOST_HEAD_BYTES + 64 * num_blocks:
             raise BadRequestError("a message of frames holds much that is no frame")
+
+    def check_is_small(self, num_blocks: int) -> None:
+        """Raises BadRequestError if it is larger than a commit or a pull of so many blocks can be: what it says is kept."""
+        if self.num_bytes > MOST_QUESTION_BYTES + 64 * num_blocks:
+            raise BadRequestError(f"a commit or a pull of {self.num_bytes} bytes is too large for {num_blocks} blocks")
 
 
 def receive(data: bytes) -> Received:

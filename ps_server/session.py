@@ -3,7 +3,7 @@
 import queue
 from collections.abc import Callable, Iterator
 
-from ..protos.errors import PushpullError
+from ..protos.errors import OverBudgetError, PushpullError
 from .keys import StreamKey
 
 Sendable = bytes | Callable[[], bytes]
@@ -12,15 +12,27 @@ Sendable = bytes | Callable[[], bytes]
 class Session:
     """Messages for one rank, in order. Values are put in as functions: they are made when the stream can take them, so
     one on a slow link holds no copies of old versions here.
+
+    A well-behaved worker asks for nothing new before it has what it asked for, so the queue is bounded: who asks again and
+    again and does not read is cut off.
     """
 
-    def __init__(self, key: StreamKey) -> None:
+    def __init__(self, key: StreamKey, most_queued: int) -> None:
         self.key = key
         self.error: PushpullError | None = None
+        self.cut: Callable[[], None] = lambda: None
+        """Ends the call under a sender that waits for room. From any thread, under any lock."""
+        self._most_queued = most_queued
+        self.overrun = False
+        """It was cut off."""
         self._queue: queue.SimpleQueue[Sendable | None] = queue.SimpleQueue()
 
     def send(self, message: Sendable) -> None:
         """Adds a serialized `ShardMessage`, or a function that makes one."""
+        if self.overrun:
+            return
+        if self._queue.qsize() >= self._most_queued:
+            return self._cut_off()
         self._queue.put(message)
 
     def end(self, error: PushpullError | None = None) -> None:
@@ -31,3 +43,12 @@ class Session:
     def __iter__(self) -> Iterator[bytes]:
         while (message := self._queue.get()) is not None:
             yield message if isinstance(message, bytes) else message()
+
+    def _cut_off(self) -> None:
+        self.overrun = True
+        self.error = OverBudgetError(
+            f"worker {self.key.worker_id} does not read what it asks for: {self._most_queued} messages wait for it"
+        )
+        self._queue = queue.SimpleQueue()  # what waits is freed now, not when the sender gets on
+        self._queue.put(None)
+        self.cut()

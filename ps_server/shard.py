@@ -1,16 +1,18 @@
 """One shard once its plan is known: the core objects together, and what needs arithmetic outside the lock."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..compression.frame import Frame, parse_frame
 from ..compression.parameter_encoders import parse_parameter_encoders
 from ..compression.spec import parse_codec
 from ..compression.warm_up import warm_up
 from ..protos.common_pb2 import JobSpecification
-from ..protos.errors import FrameError, StepError, UnknownBlockError
+from ..protos.errors import FrameError, PlanMismatchError, StepError, UnknownBlockError, WrongJobError
 from ..protos.registrar_pb2 import InstallPlan
+from ..protos.shard_pb2 import Hello
 from .blocks import BlockStore
 from .consistency import policy_for
+from .frame_bounds import FrameBounds
 from .job import settings_of
 from .layerwise_apply import applier_for
 from .norms import norms_for
@@ -36,6 +38,7 @@ class Shard:
         self.state = ShardState(number, policy, self.store, self.norms)
         self.publisher = publisher_for(settings, self.store)
         self.applier = applier_for(self.store, policy, self.publisher, self.norms)
+        self._bounds = FrameBounds(settings, order.plan, self.store.blocks)
         self.initialised: set[int] = set()
         """Blocks that hold the open grant's initial values."""
         pushed = parse_parameter_encoders(settings.push_codec, settings.push_overrides).all
@@ -57,14 +60,41 @@ class Shard:
             duplicates_dropped=self.state.counters.duplicates_dropped,
         )
 
+    def check_is_meant(self, hello: Hello) -> None:
+        """Raises WrongJobError or PlanMismatchError if a rank wants to train something else here."""
+        if hello.job_id != self.job.job_id:
+            raise WrongJobError(f"shard {self.number} serves job {self.job.job_id}, not {hello.job_id}")
+        if hello.plan_fingerprint != self.fingerprint:
+            raise PlanMismatchError(f"worker {hello.worker_id} has another plan than shard {self.number}; enrol again")
+
+    @property
+    def most_queued(self) -> int:
+        """Messages that a worker which reads what it asked for can have before it, with much room to spare."""
+        return 64 + 4 * len(self.store.bundles)
+
     def parse(
         self, blocks: Sequence[int], lengths: Sequence[int], payload: memoryview | bytes
     ) -> dict[int, StagedFrame]:
-        """Validates the frames of one message.
+        """Validates the gradients of one message, none larger than the job's codec makes them.
 
         Raises:
             FrameError, NonFiniteError, UnknownBlockError: names the block and its parameter.
         """
+        return self._parse(blocks, lengths, payload, self._bounds.check_pushed)
+
+    def parse_initial(
+        self, blocks: Sequence[int], lengths: Sequence[int], payload: memoryview | bytes
+    ) -> dict[int, StagedFrame]:
+        """As `parse`, for initial values."""
+        return self._parse(blocks, lengths, payload, self._bounds.check_initial)
+
+    def _parse(
+        self,
+        blocks: Sequence[int],
+        lengths: Sequence[int],
+        payload: memoryview | bytes,
+        check_bytes: Callable[[int, int], None],
+    ) -> dict[int, StagedFrame]:
         if len(blocks) != len(lengths) or sum(lengths) != len(payload) or len(set(blocks)) != len(blocks):
             raise FrameError(
                 f"a message announces {len(blocks)} blocks and {sum(lengths)} bytes, but holds {len(lengths)} lengths and "
@@ -74,7 +104,7 @@ class Shard:
         view, start = memoryview(payload), 0
         for block_id, length in zip(blocks, lengths, strict=True):
             data = view[start : start + length]
-            frames[block_id] = StagedFrame(self._parse_one(block_id, data), data)
+            frames[block_id] = StagedFrame(self._parse_one(block_id, data, check_bytes), data)
             start += length
         return frames
 
@@ -97,12 +127,13 @@ class Shard:
         """Of these blocks together."""
         return sum(self.store.blocks[self.store.position_of[block]].num_elements for block in blocks)
 
-    def _parse_one(self, block_id: int, data: memoryview) -> Frame:
+    def _parse_one(self, block_id: int, data: memoryview, check_bytes: Callable[[int, int], None]) -> Frame:
         position = self.store.position_of.get(block_id)
         if position is None:
             raise UnknownBlockError(f"block {block_id} is not on shard {self.number}")
         block = self.store.blocks[position]
         try:
+            check_bytes(block_id, data.nbytes)
             return parse_frame(data, block.num_elements)
         except (FrameError, StepError) as error:
             raise type(error)(f"block {block_id} of {block.parameter}: {error}") from None

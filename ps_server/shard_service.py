@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
+import structlog
 
 from ..protos.errors import BadRequestError, PushpullError
 from ..protos.registrar_pb2 import ShardStatus
@@ -17,6 +18,8 @@ from .envelope import Received, receive
 from .metrics import ServerMetrics
 from .rpc import refuse, refusing
 from .session import Session
+
+log = structlog.get_logger(__name__)
 
 
 class ShardService(ShardServicer):
@@ -32,6 +35,7 @@ class ShardService(ShardServicer):
             if first.WhichOneof("message") != "hello":
                 raise BadRequestError("the first message of an exchange is Hello")
             session = self._engine.open(first.hello)
+        session.cut = context.cancel  # type: ignore[assignment]  # whether it was cancelled before is no matter
         context.add_callback(session.end)
         reader = threading.Thread(target=self._receive, args=(request_iterator, session), name="receive", daemon=True)
         reader.start()
@@ -39,6 +43,8 @@ class ShardService(ShardServicer):
             yield from session
         finally:
             self._engine.close(session)
+            if session.overrun:
+                log.warning("stream cut off", reason=str(session.error), peer=context.peer())
         if session.error is not None:
             refuse(context, session.error, self._metrics)
 
@@ -64,8 +70,10 @@ class ShardService(ShardServicer):
             case "frames":
                 self._engine.frames(session, message.frames, received)
             case "commit":
+                received.check_is_small(self._engine.num_blocks)
                 self._engine.commit(session, message.commit)
             case "pull":
+                received.check_is_small(self._engine.num_blocks)
                 self._engine.pull(session, message.pull)
             case "initial_values":
                 self._engine.initial_values(session.key, message.initial_values, received)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..protos.common_pb2 import ErrorCode, ParameterGroup
 from ..protos.errors import (
     BadRequestError,
+    ConflictError,
     FutureBaseError,
     NonFiniteError,
     NotReadyError,
@@ -132,6 +133,11 @@ class ShardState:
         ledger, _ = self._ledgers.of(key)
         part = ledger.taking_frames(step, key.rank, attempt)
         if part is None or part.refusal is not None:
+            return
+        known = sum(block in part.frames for block in frames)
+        if 0 < known < len(frames):
+            # a frame keeps the whole message that it came in, so of a message all or nothing is kept
+            part.refuse(ConflictError(f"some frames of one message of step {step} were sent before in another"))
             return
         for block, staged in frames.items():
             try:

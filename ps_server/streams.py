@@ -21,8 +21,8 @@ class Streams:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def open(self, key: StreamKey) -> Session:
-        """A new session; an older one of the same rank ends.
+    def open(self, key: StreamKey, most_queued: int) -> Session:
+        """A new session with room for so many unread messages; an older one of the same rank ends.
 
         Raises:
             OverBudgetError: there are too many.
@@ -35,7 +35,7 @@ class Streams:
                 f"shard {self._shard} serves {self.most} worker streams already, one for each rank of each worker; raise "
                 "--max-workers of every server, which counts streams"
             )
-        session = self._sessions[key] = Session(key)
+        session = self._sessions[key] = Session(key, most_queued)
         self.hear(key)
         return session
 
