@@ -52,8 +52,12 @@ def kill_trees(groups: Iterable[int]) -> None:
 
 
 def watch_launcher(fd: int) -> None:
-    """From now on this process dies with its launcher, whose pipe `fd` it reads. Call before user code."""
+    """From now on this process dies with its launcher, whose pipe `fd` it reads. Call before user code, in the main thread.
+
+    Ctrl-C comes from the launcher too: a shell that starts it in the background makes all its children ignore SIGINT.
+    """
     os.set_inheritable(fd, False)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_die_at_end_of, args=(fd,), name="pushpull-guard", daemon=True).start()
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..protos.deadlines import INTERRUPT_SECONDS, SERVER_KILL_SECONDS, WORKER_KILL_SECONDS
 from ..protos.errors import PushpullError, ServerUnreachableError
 from ..protos.registrar_pb2 import JobStatus
 from ..protos.status_terms import LIVE_STATES
@@ -20,7 +21,7 @@ from .progress import Display
 from .status import StatusClient, newest_status
 from .stop_request import StopRequest
 from .summary import RunEnd, WorkerEnd
-from .worker_processes import GRACE_SECONDS, WorkerProcesses, WorkerStart, start_worker
+from .worker_processes import WorkerProcesses, WorkerStart, start_worker
 from .worker_shape import WorkerShape
 
 _POLL_SECONDS = 0.05
@@ -129,7 +130,7 @@ class Launcher:
         return str(json.loads(text)["address"])
 
     def _never_served(self, server: Child) -> str:
-        self._family.stop([server], GRACE_SECONDS, lambda: self._stop.insists)
+        self._family.stop([server], SERVER_KILL_SECONDS, lambda: self._stop.insists)
         said = f" It said: {server.last_lines[-1]}" if server.last_lines else ""
         return f"{server.name} {server.how_it_ended()} before it served.{said}"
 
@@ -231,10 +232,15 @@ class Launcher:
             raise RunFailedError(f"The run took longer than --timeout-seconds {limit:g}; still running: {running}.")
 
     def _stop_children(self) -> None:
-        """Workers first: while the servers live, they can still say goodbye."""
-        ranks = [rank for worker in self._workers for rank in worker.ranks]
-        self._family.stop(ranks, GRACE_SECONDS, lambda: self._stop.insists)
-        self._family.stop(self._servers, GRACE_SECONDS, lambda: self._stop.insists)
+        """Workers first: while the servers live, they can still say goodbye, and save what only servers have."""
+        ranks = [rank for worker in self._workers for rank in worker.ranks if rank.exit_status is None]
+        if ranks and self._stop.interrupted:
+            self._display.write_line(
+                f"stopping  workers have {INTERRUPT_SECONDS:g} s to handle KeyboardInterrupt; Ctrl-C again ends them at once"
+            )
+        time_to_save = INTERRUPT_SECONDS if self._stop.interrupted else 0.0
+        self._family.stop(ranks, WORKER_KILL_SECONDS, lambda: self._stop.insists, time_to_save)
+        self._family.stop(self._servers, SERVER_KILL_SECONDS, lambda: self._stop.insists)
 
 
 def _end_of(worker_id: int, worker: WorkerProcesses) -> WorkerEnd:

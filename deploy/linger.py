@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ..protos.ending_signals import ending_signals
 from .logs import say
 
 
@@ -17,7 +18,7 @@ def lingering() -> Iterator[None]:
     except SystemExit as end:
         if end.code not in (None, 0):
             raise
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGINT, *ending_signals()):
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
     say("the script has ended; this worker stays until SIGTERM (--linger).")
     threading.Event().wait()

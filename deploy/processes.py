@@ -10,9 +10,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Self
 
 from .guard import descendants_of, kill_processes, kill_trees
+
+if TYPE_CHECKING:
+    import psutil
 
 Relay = Callable[[str, str], None]
 """Takes the name of a child and one line of what it wrote, without its end; called from threads."""
@@ -55,6 +58,11 @@ class Child:
         if self.exit_status is None:
             self._process.terminate()
 
+    def interrupt(self) -> None:
+        """Ctrl-C, for the process and not for its descendants."""
+        if self.exit_status is None:
+            self._process.send_signal(signal.SIGINT)
+
     def wait(self) -> None:
         """Returns when the process has ended."""
         self._process.wait()
@@ -73,28 +81,47 @@ class Child:
 
 
 class Stopping:
-    """The end of some children: SIGTERM to each at once, SIGKILL to whole trees after the grace."""
+    """The end of some children: SIGTERM to each at once, SIGKILL to whole trees after the grace.
 
-    def __init__(self, children: Iterable[Child], grace_seconds: float) -> None:
+    With `interrupt_seconds` they get SIGINT at once, as from a terminal, and that long until SIGTERM.
+    """
+
+    def __init__(self, children: Iterable[Child], grace_seconds: float, interrupt_seconds: float = 0.0) -> None:
         self.children = [child for child in children if child.exit_status is None]
-        # A leader that obeys leaves orphans that nobody could find any more.
-        self._descendants = descendants_of(child.pid for child in self.children)
-        self._deadline_seconds = time.monotonic() + grace_seconds
+        self._descendants: list[psutil.Process] = []
+        self._terminates_at = time.monotonic() + interrupt_seconds
+        self._kills_at = self._terminates_at + grace_seconds
+        self._has_terminated = False
         self._is_over = False
-        for child in self.children:
-            child.terminate()
+        if interrupt_seconds > 0:
+            self._ask(Child.interrupt)
+        else:
+            self._terminate()
 
     def has_ended(self, hurry: bool = False) -> bool:
         """Whether they have; kills the others when the grace is over, or in a hurry. Ask until it is true."""
         if self._is_over:
             return True
         running = [child.pid for child in self.children if child.exit_status is None]
-        if running and time.monotonic() <= self._deadline_seconds and not hurry:
+        now = time.monotonic()
+        if running and now > self._terminates_at and not self._has_terminated:
+            self._terminate()
+        if running and now <= self._kills_at and not hurry:
             return False
         kill_trees(running)
         kill_processes(self._descendants)
         self._is_over = True
         return True
+
+    def _terminate(self) -> None:
+        self._has_terminated = True
+        self._ask(Child.terminate)
+
+    def _ask(self, tell: Callable[[Child], None]) -> None:
+        # A leader that obeys leaves orphans that nobody could find any more.
+        self._descendants += descendants_of(child.pid for child in self.children)
+        for child in self.children:
+            tell(child)
 
 
 class Family:
@@ -139,9 +166,15 @@ class Family:
         self._tell_watchdog(f"-{child.pid}")
         child.finish_output()
 
-    def stop(self, children: Iterable[Child], grace_seconds: float, hurry: Callable[[], bool]) -> None:
-        """SIGTERM to each, then SIGKILL to whole trees after the grace, or at once when `hurry()` says so."""
-        stopping = Stopping(children, grace_seconds)
+    def stop(
+        self,
+        children: Iterable[Child],
+        grace_seconds: float,
+        hurry: Callable[[], bool],
+        interrupt_seconds: float = 0.0,
+    ) -> None:
+        """See `Stopping`; whole trees are killed at once when `hurry()` says so."""
+        stopping = Stopping(children, grace_seconds, interrupt_seconds)
         while not stopping.has_ended(hurry()):
             time.sleep(_POLL_SECONDS)
         self._bury_all(stopping.children)

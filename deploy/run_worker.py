@@ -5,6 +5,7 @@ import threading
 import time
 from contextlib import suppress
 
+from ..protos.deadlines import INTERRUPT_SECONDS, WORKER_KILL_SECONDS
 from ..protos.errors import UnwritableOutputError
 from .log_settings import LogLevel
 from .logs import say
@@ -14,8 +15,6 @@ from .stop_request import StopRequest
 from .worker_processes import WorkerStart, start_worker
 
 _POLL_SECONDS = 0.05
-_GRACE_SECONDS = 10.0
-"""From SIGTERM until ranks are killed that are still there: more than they need to end by themselves."""
 
 
 def run_ranks(start: WorkerStart) -> int:
@@ -34,7 +33,8 @@ def run_ranks(start: WorkerStart) -> int:
         worker = start_worker(family, start)
         while not worker.tend():
             if stop.signal_number is not None:
-                family.stop(worker.ranks, _GRACE_SECONDS, lambda: stop.insists)
+                time_to_save = INTERRUPT_SECONDS if stop.interrupted else 0.0
+                family.stop(worker.ranks, WORKER_KILL_SECONDS, lambda: stop.insists, time_to_save)
                 return 128 + stop.signal_number
             time.sleep(_POLL_SECONDS)
         status = worker.exit_status or 0

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import NoReturn
 
+from ..protos.ending_signals import ending_signals
 from ..protos.errors import PushpullError, SettingError
 
 
 def run_script(script: str, arguments: Sequence[str]) -> None:
     """Runs `script` as `__main__` with `sys.argv == [script, *arguments]`.
 
-    SIGTERM ends it as `sys.exit` would, so that `with connect()` says goodbye. An exception of the script is
-    shown from the script's own first line on and becomes exit status 1.
+    SIGTERM and SIGHUP end it as `sys.exit` would, so that `with connect()` says goodbye. An exception of the script is
+    shown from the script's own first line on and becomes exit status 1, Ctrl-C status 130.
     """
     path = os.path.abspath(script)
     if not os.path.isfile(path):
@@ -25,14 +26,17 @@ def run_script(script: str, arguments: Sequence[str]) -> None:
         sys.path.insert(0, os.path.dirname(path))
     else:
         sys.path[0] = os.path.dirname(path)
-    signal.signal(signal.SIGTERM, _ExitOnSignal())
+    for number in ending_signals():
+        signal.signal(number, _ExitOnSignal())
     try:
         runpy.run_path(path, run_name="__main__")
     except PushpullError:
         raise
+    except KeyboardInterrupt as interrupt:
+        _show(interrupt, path)
+        raise SystemExit(128 + signal.SIGINT) from None
     except Exception as error:
-        trace = _below(error.__traceback__, path)
-        sys.excepthook(type(error), error.with_traceback(trace), trace)
+        _show(error, path)
         raise SystemExit(1) from None
 
 
@@ -44,6 +48,11 @@ class _ExitOnSignal:
     def __call__(self, signal_number: int, frame: FrameType | None) -> NoReturn:
         signal.signal(signal_number, signal.SIG_DFL)
         raise SystemExit(128 + signal_number)
+
+
+def _show(error: BaseException, path: str) -> None:
+    trace = _below(error.__traceback__, path)
+    sys.excepthook(type(error), error.with_traceback(trace), trace)
 
 
 def _below(trace: TracebackType | None, path: str) -> TracebackType | None:

@@ -8,20 +8,17 @@ import threading
 import time
 from types import FrameType
 
+from ..protos.deadlines import INSISTS_AFTER_SECONDS, SERVER_END_SECONDS
+from ..protos.ending_signals import ending_signals
 from ..ps_server.config import ServerConfig
 from ..ps_server.server import Server
 from .logs import Speaker, writes_json
 from .output import output_is_closed
-from .stop_request import INSISTS_AFTER_SECONDS
 from .tracing import shard_observer
-
-LONGEST_END_SECONDS = 10.5
-"""From the signal, or the end of the job, to the end of the process: more than a drain takes, less than the 12 s after which
-nobody waits any more."""
 
 
 def serve(config: ServerConfig, announce_fd: int | None, speaker: Speaker) -> None:
-    """Serves until SIGTERM, SIGINT or the server's own end; raises PortInUseError, SettingError and
+    """Serves until SIGTERM, SIGINT, SIGHUP or the server's own end; raises PortInUseError, SettingError and
     UnwritableOutputError.
 
     The first signal drains the server, a second one ends the process at once. With `announce_fd`, one line of JSON says there
@@ -42,8 +39,9 @@ def serve(config: ServerConfig, announce_fd: int | None, speaker: Speaker) -> No
         elif time.monotonic() > told_at + INSISTS_AFTER_SECONDS:
             os._exit(128 + signal_number)
 
-    signal.signal(signal.SIGTERM, drain)
-    signal.signal(signal.SIGINT, drain)
+    numbers = (signal.SIGINT, *ending_signals())
+    for number in numbers:
+        signal.signal(number, drain)
     try:
         _announce(config.shard, server, announce_fd)
     except BaseException:
@@ -53,14 +51,14 @@ def serve(config: ServerConfig, announce_fd: int | None, speaker: Speaker) -> No
     threading.Thread(target=_end_at_last, args=(config.shard,), name="hard stop", daemon=True).start()
     server.wait()
     # All is done. A signal that came while the interpreter ends would find no handler, and turn this end into a failure.
-    for ending in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(ending, signal.SIG_IGN)
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _end_at_last(shard: int) -> None:
     """Whatever still goes on then - a step that is being applied, say - will not be told to anybody."""
-    time.sleep(LONGEST_END_SECONDS)
-    print(f"pushpull: shard {shard} did not end in order within {LONGEST_END_SECONDS:g} s", file=sys.stderr, flush=True)
+    time.sleep(SERVER_END_SECONDS)
+    print(f"pushpull: shard {shard} did not end in order within {SERVER_END_SECONDS:g} s", file=sys.stderr, flush=True)
     os._exit(0)
 
 

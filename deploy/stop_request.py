@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-INSISTS_AFTER_SECONDS = 1.0
-"""A second signal counts, unless it comes so soon that it is the first one sent twice: to the process and to its group."""
+from ..protos.deadlines import INSISTS_AFTER_SECONDS
+from ..protos.ending_signals import ending_signals
 
 
 class StopRequest:
@@ -24,13 +24,21 @@ class StopRequest:
         elif time.monotonic() > self._asked_at + INSISTS_AFTER_SECONDS:
             self.insists = True
 
+    @property
+    def interrupted(self) -> bool:
+        """It was Ctrl-C: scripts are to hear it as KeyboardInterrupt, and have time."""
+        return self.signal_number == signal.SIGINT
+
     @contextmanager
     def installed(self) -> Iterator["StopRequest"]:
-        """Takes the signals until the block is left. Main thread only."""
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        """Takes the signals until the block is left. Main thread only.
+
+        Once one has come, the process is at its end when the block is left: no further one may change its status then.
+        """
+        numbers = (signal.SIGINT, *ending_signals())
         before = {number: signal.signal(number, self) for number in numbers}
         try:
             yield self
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, handler if self.signal_number is None else signal.SIG_IGN)

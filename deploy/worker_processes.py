@@ -5,13 +5,11 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..protos.deadlines import WORKER_KILL_SECONDS
 from .environment import device_variables, process_environment, rank_variables
 from .log_settings import DEFAULT_LOGS, LogSettings
 from .processes import Child, Family, Stopping, pushpull_command
 from .worker_shape import WorkerShape
-
-GRACE_SECONDS = 5.0
-"""From being asked to end until being killed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +51,7 @@ class WorkerProcesses:
         ranks: Sequence[Child],
         family: Family,
         meeting_place: MeetingPlace | None = None,
-        grace_seconds: float = GRACE_SECONDS,
+        grace_seconds: float = WORKER_KILL_SECONDS,
     ) -> None:
         self.name = name
         self.ranks = tuple(ranks)

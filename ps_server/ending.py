@@ -1,9 +1,7 @@
 """How a job ends when one of its servers was told to end. Pure; owned by the registrar."""
 
+from ..protos.deadlines import ROUND_SECONDS
 from ..protos.errors import ServerDrainingError
-
-ROUND_SECONDS = 4.0
-"""How long the open round may take to close; then it is dropped."""
 
 
 class Ending:

@@ -16,6 +16,14 @@ from prometheus_client import CollectorRegistry
 
 from ..compression.parameter_encoders import parse_parameter_encoders
 from ..protos import registrar_pb2, shard_pb2
+from ..protos.deadlines import (
+    APPLY_SECONDS,
+    CALLS_SECONDS,
+    NOTICE_SECONDS,
+    OVER_SECONDS,
+    STATUS_SECONDS,
+    UNLINK_SECONDS,
+)
 from ..protos.errors import PortInUseError
 from ..protos.exposition import Reading, memory_limit_bytes
 from ..protos.metrics_endpoint import MetricsEndpoint
@@ -25,7 +33,6 @@ from ..protos.transport import bind, server_options
 from . import calls, shard_readings
 from .config import JobSettings, ServerConfig
 from .descriptors import raise_descriptor_limit
-from .ending import ROUND_SECONDS
 from .engine import Engine
 from .health import ServerHealth
 from .links import LocalLink, RemoteLink
@@ -38,20 +45,6 @@ from .step_observer import NoObserver, StepObserver
 log = structlog.get_logger(__name__)
 
 BEAT_SECONDS = 0.5
-
-# What a drain may take, one after the other: the registrar waits for the open round (`ending.ROUND_SECONDS`), ...
-OVER_SECONDS = ROUND_SECONDS + 0.5
-"""... its order that the job is over arrives, ..."""
-APPLY_SECONDS = 1.5
-"""... what is decided is applied, ..."""
-NOTICE_SECONDS = 1.5
-"""... workers without a stream learn it from their heartbeat, at most a second apart, ..."""
-STATUS_SECONDS = 1.0
-"""... within the same time, shard 0 answers questions about the status for as long as this, ..."""
-UNLINK_SECONDS = 0.5
-"""... shard 0 waits for the other shards, which end too, ..."""
-CALLS_SECONDS = 1.0
-"""... and calls that do not end by themselves are cancelled."""
 
 
 class Server:

@@ -78,7 +78,7 @@ class Membership:
             StepError: this process was told to end.
         """
         if self._told_to_end:
-            raise StepError("this worker was told to end (SIGTERM) and leaves the job")
+            raise StepError("this worker was told to end (by a signal) and leaves the job")
         if self._over is not None:
             raise self._over
         if self._fenced is not None:

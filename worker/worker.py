@@ -17,7 +17,7 @@ from . import gpu_readings
 from .assembly import GivenModel, Seat, start_replica
 from .config import WorkerConfig
 from .data_ledger import DataLedger
-from .ending import EXIT_STATUS, EndOnSigterm, failure_text
+from .ending import EndOnSigterm, failure_text
 from .expectations import check_expectations
 from .gpu_readings import GpuReadings
 from .identity import Identity, assume
@@ -327,7 +327,7 @@ class Worker:
                 raise
         if self._sigterm.requested:
             self._membership.leave_at_once()  # the process must not end before
-            raise SystemExit(EXIT_STATUS) from error
+            raise SystemExit(self._sigterm.exit_status) from error
 
     def _leave_block(self, error: BaseException | None) -> None:
         if self._sigterm.requested:

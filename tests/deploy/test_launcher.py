@@ -10,6 +10,8 @@ from collections.abc import Callable
 import pytest
 from launches import DEADLINE_SECONDS, Launch, is_gone, pushpull, wait_until
 
+from pushpull.protos.deadlines import INTERRUPT_SECONDS
+
 KEYS = {
     *(
         "success",
@@ -89,6 +91,59 @@ def test_a_stopped_launcher_takes_everything_with_it(
     status, summary = run.end()
     assert status == expected
     assert summary["error"] == f"The run was stopped by {number.name}."
+    wait_until(lambda: all(map(is_gone, family)), "the end of every child")
+
+
+TRAINS_AND_SAVES = """
+import torch
+from pushpull.worker import connect
+
+model = torch.nn.Linear(8, 8)
+with connect() as worker:
+    optimizer = worker.optimizer(model, torch.optim.SGD, lr=1e-3)
+
+    def step():
+        model(torch.ones(2, 8)).square().mean().backward()
+        optimizer.step(num_samples=2)
+
+    try:
+        step()
+        print("trains", flush=True)
+        while True:
+            step()
+    except KeyboardInterrupt:
+        optimizer.zero_grad()
+        step()
+        print("saved with the servers", flush=True)
+        {then}
+"""
+
+
+def test_ctrl_c_reaches_scripts_while_their_servers_are_still_there(launch: Callable[..., Launch]) -> None:
+    run = launch(TRAINS_AND_SAVES.format(then=""), "--set", "mode=async", servers=1)
+    run.wait_for("trains", times=2)
+    for _ in range(2):  # as a terminal, or `timeout`, may send it to the process and to its group
+        run.process.send_signal(signal.SIGINT)
+    status, summary = run.end()
+    assert (status, summary["error"], summary["failures"]) == (130, "The run was stopped by SIGINT.", 0)
+    assert run.said.count("saved with the servers") == 2, run.said
+    assert "KeyboardInterrupt; Ctrl-C again" in run.said
+
+
+def test_ctrl_c_again_ends_scripts_at_once(launch: Callable[..., Launch]) -> None:
+    run = launch(TRAINS_AND_SAVES.format(then="import time; time.sleep(600)"), servers=1, workers=1)
+    run.wait_for("trains")
+    run.process.send_signal(signal.SIGINT)
+    run.wait_for("saved with the servers")
+    family, before = run.family(), time.monotonic()
+
+    def ended_by_one_more() -> bool:
+        run.process.send_signal(signal.SIGINT)  # those that come within a second are the first one once more
+        return run.process.poll() is not None
+
+    wait_until(ended_by_one_more, "the end of the launcher")
+    assert time.monotonic() - before < INTERRUPT_SECONDS
+    assert run.end()[0] == 130
     wait_until(lambda: all(map(is_gone, family)), "the end of every child")
 
 

@@ -126,6 +126,38 @@ def test_an_impatient_stop_does_not_wait_for_the_grace(family: Family, lines: qu
     assert time.monotonic() - before < DEADLINE_SECONDS
 
 
+SAVES = """
+import signal, time
+try:
+    print("runs", flush=True)
+    time.sleep(600)
+except KeyboardInterrupt:
+    print("saves", flush=True)
+    {ends}
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("ends", "status"),
+    [
+        ("raise SystemExit(4)", 4),
+        ("", -signal.SIGTERM),
+        ("signal.signal(signal.SIGTERM, signal.SIG_IGN)", -signal.SIGKILL),
+    ],
+    ids=["it has time to save", "it is told to end", "it is killed"],
+)
+def test_an_interrupted_child_hears_ctrl_c_first(
+    family: Family, lines: queue.Queue[str], ends: str, status: int
+) -> None:
+    child = start(family, *python(SAVES.format(ends=ends)))
+    assert lines.get(timeout=DEADLINE_SECONDS) == "[worker 0] runs"
+    time_to_save = DEADLINE_SECONDS if status > 0 else 1.0
+    family.stop([child], grace_seconds=0.3, hurry=never, interrupt_seconds=time_to_save)
+    assert lines.get(timeout=DEADLINE_SECONDS) == "[worker 0] saves"
+    assert (child.exit_status, lines.qsize()) == (status, 0)
+
+
 def test_leaving_the_family_kills_what_still_runs(lines: queue.Queue[str]) -> None:
     with Family(lambda name, line: lines.put(f"[{name}] {line}")) as family:
         start(family, *python(FAMILY_SCRIPT, "deaf"))

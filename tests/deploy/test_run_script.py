@@ -1,9 +1,12 @@
 """`pushpull worker SCRIPT` runs a script as python itself would."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 SHOW = """
 import json, os, sys
@@ -28,12 +31,13 @@ finally:
 
 
 def run_worker(
-    folder: Path, program: str, *words: str, arguments: tuple[str, ...] = ()
+    folder: Path, program: str, *words: str, arguments: tuple[str, ...] = (), before: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
     script = folder / "script.py"
     script.write_text(program, encoding="utf-8")
     (folder / "neighbour.py").write_text("", encoding="utf-8")
     command = [
+        *before,
         sys.executable,
         "-m",
         "pushpull.deploy.cli",
@@ -88,6 +92,33 @@ def test_an_error_of_pushpull_is_one_sentence(tmp_path: Path) -> None:
     assert (run.returncode, run.stderr) == (1, "pushpull: Not here.\n")
 
 
-def test_sigterm_ends_a_script_as_sys_exit_would(tmp_path: Path) -> None:
-    run = run_worker(tmp_path, INTERRUPTED)
-    assert (run.returncode, run.stdout) == (143, "goodbye\n")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_script_as_sys_exit_would(number: signal.Signals, tmp_path: Path) -> None:
+    run = run_worker(tmp_path, INTERRUPTED.replace("SIGTERM", number.name))
+    assert (run.returncode, run.stdout) == (128 + number, "goodbye\n")
+
+
+def test_a_script_that_is_to_outlive_its_terminal_does(tmp_path: Path) -> None:
+    hangs_up = "import os, signal\nos.kill(os.getpid(), signal.SIGHUP)\nprint('still here')\n"
+    run = run_worker(tmp_path, hangs_up, before=("nohup",))
+    assert (run.returncode, run.stdout) == (0, "still here\n")
+
+
+CTRL_C = """
+import os, signal, time
+def interrupted():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+"""
+
+
+def test_ctrl_c_is_a_keyboard_interrupt_in_the_script(tmp_path: Path) -> None:
+    run = run_worker(tmp_path, f"{CTRL_C}\ntry:\n    interrupted()\nexcept KeyboardInterrupt:\n    print('saved')\n")
+    assert (run.returncode, run.stdout, run.stderr) == (0, "saved\n", "")
+
+
+def test_ctrl_c_that_nobody_catches_is_shown_from_the_scripts_first_line_on(tmp_path: Path) -> None:
+    run = run_worker(tmp_path, f"{CTRL_C}\ninterrupted()\n")
+    lines = run.stderr.splitlines()
+    assert (run.returncode, lines[0], lines[-1]) == (130, "Traceback (most recent call last):", "KeyboardInterrupt")
+    assert "script.py" in lines[1]
