@@ -125,6 +125,8 @@ def _worker_row(
     ]
     if not live:
         return [*row, Text(worker.failure[:60] or worker.state, ALARM)]
+    if worker.suspended:
+        return [*row, Text(f"suspended: {worker.suspended}"[:80], ALARM)]
     silent = worker.heard_seconds_ago
     return [*row, Text(f"{silent:.1f} s ago", _style(silent > job.lease_seconds / 3 and silent > 2.0, WARN))]
 

@@ -114,18 +114,16 @@ class ActivateRequest(_message.Message):
     def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., last_clock: _Optional[int] = ...) -> None: ...
 
 class ActivateResponse(_message.Message):
-    __slots__ = ("open", "message", "first_round", "clock", "num_suspensions")
+    __slots__ = ("open", "message", "first_round", "clock")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     FIRST_ROUND_FIELD_NUMBER: _ClassVar[int]
     CLOCK_FIELD_NUMBER: _ClassVar[int]
-    NUM_SUSPENSIONS_FIELD_NUMBER: _ClassVar[int]
     open: bool
     message: str
     first_round: int
     clock: int
-    num_suspensions: int
-    def __init__(self, open: _Optional[bool] = ..., message: _Optional[str] = ..., first_round: _Optional[int] = ..., clock: _Optional[int] = ..., num_suspensions: _Optional[int] = ...) -> None: ...
+    def __init__(self, open: _Optional[bool] = ..., message: _Optional[str] = ..., first_round: _Optional[int] = ..., clock: _Optional[int] = ...) -> None: ...
 
 class PauseRequest(_message.Message):
     __slots__ = ("worker_id", "incarnation")
@@ -208,12 +206,12 @@ class HeartbeatRequest(_message.Message):
     def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., report: _Optional[_Union[WorkerReport, _Mapping]] = ..., rank: _Optional[int] = ...) -> None: ...
 
 class HeartbeatResponse(_message.Message):
-    __slots__ = ("num_workers", "num_suspensions")
+    __slots__ = ("num_workers", "suspended")
     NUM_WORKERS_FIELD_NUMBER: _ClassVar[int]
-    NUM_SUSPENSIONS_FIELD_NUMBER: _ClassVar[int]
+    SUSPENDED_FIELD_NUMBER: _ClassVar[int]
     num_workers: int
-    num_suspensions: int
-    def __init__(self, num_workers: _Optional[int] = ..., num_suspensions: _Optional[int] = ...) -> None: ...
+    suspended: str
+    def __init__(self, num_workers: _Optional[int] = ..., suspended: _Optional[str] = ...) -> None: ...
 
 class DealRequest(_message.Message):
     __slots__ = ("worker_id", "incarnation", "epoch", "dataset_size", "batch_size", "drop_last", "num_lots", "leave_epoch")

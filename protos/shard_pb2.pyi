@@ -18,6 +18,20 @@ VERDICT_UNSPECIFIED: Verdict
 VERDICT_APPLY: Verdict
 VERDICT_SKIP: Verdict
 
+class BeatRequest(_message.Message):
+    __slots__ = ("worker_id", "incarnation", "rank")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    worker_id: int
+    incarnation: int
+    rank: int
+    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., rank: _Optional[int] = ...) -> None: ...
+
+class BeatResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class ShardStatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -45,6 +45,11 @@ class ShardStub:
                 request_serializer=pushpull_dot_protos_dot_shard__pb2.ShardStatusRequest.SerializeToString,
                 response_deserializer=pushpull_dot_protos_dot_registrar__pb2.ShardStatus.FromString,
                 _registered_method=True)
+        self.Beat = channel.unary_unary(
+                '/pushpull.v1.Shard/Beat',
+                request_serializer=pushpull_dot_protos_dot_shard__pb2.BeatRequest.SerializeToString,
+                response_deserializer=pushpull_dot_protos_dot_shard__pb2.BeatResponse.FromString,
+                _registered_method=True)
 
 
 class ShardServicer:
@@ -63,6 +68,13 @@ class ShardServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Beat(self, request, context):
+        """A rank says that it lives and reaches this shard, on a connection without bulk data. Every third of the lease, at least.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShardServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +87,11 @@ def add_ShardServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=pushpull_dot_protos_dot_shard__pb2.ShardStatusRequest.FromString,
                     response_serializer=pushpull_dot_protos_dot_registrar__pb2.ShardStatus.SerializeToString,
+            ),
+            'Beat': grpc.unary_unary_rpc_method_handler(
+                    servicer.Beat,
+                    request_deserializer=pushpull_dot_protos_dot_shard__pb2.BeatRequest.FromString,
+                    response_serializer=pushpull_dot_protos_dot_shard__pb2.BeatResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +148,33 @@ class Shard:
             '/pushpull.v1.Shard/Status',
             pushpull_dot_protos_dot_shard__pb2.ShardStatusRequest.SerializeToString,
             pushpull_dot_protos_dot_registrar__pb2.ShardStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Beat(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pushpull.v1.Shard/Beat',
+            pushpull_dot_protos_dot_shard__pb2.BeatRequest.SerializeToString,
+            pushpull_dot_protos_dot_shard__pb2.BeatResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -17,7 +17,11 @@ REGISTRAR = {
     "Status": ("status", CONTROL_BYTES),
     "Link": ("links", MOST_REQUEST_BYTES),
 }
-SHARD = {"Exchange": ("exchanges", MOST_REQUEST_BYTES), "Status": ("status", CONTROL_BYTES)}
+SHARD = {
+    "Exchange": ("exchanges", MOST_REQUEST_BYTES),
+    "Status": ("status", CONTROL_BYTES),
+    "Beat": ("heartbeats", CONTROL_BYTES),
+}
 HEALTH = {"Check": ("health", CONTROL_BYTES), "List": ("health", CONTROL_BYTES), "Watch": ("watches", CONTROL_BYTES)}
 REFLECTION = {"ServerReflectionInfo": ("status", CONTROL_BYTES)}
 

@@ -40,6 +40,7 @@ from .blocks import Bundle
 from .config import ServerConfig
 from .effects import AnswerPull, Dismiss, Effect, Job, PullTicket, Report, Run, Tell
 from .envelope import Received
+from .heard import Heard
 from .job_runner import JobRunner
 from .keys import StreamKey
 from .links import RegistrarLink
@@ -77,6 +78,7 @@ class Engine:
         self._shard: Shard | None = None
         self._runner: JobRunner | None = None
         self._view = View()
+        self.heard = Heard()
         self._grant = Initialise()
         self._streams = Streams(config.shard, config.max_workers)
         self._answers = Answers(self._streams, self._statistics, self._lock, observer)
@@ -142,7 +144,9 @@ class Engine:
             shard = self._serving()
             shard.check_is_meant(hello)
             last_step = shard.state.welcome(hello)
-            session = self._streams.open(StreamKey(hello.worker_id, hello.incarnation, hello.rank), shard.most_queued)
+            key = StreamKey(hello.worker_id, hello.incarnation, hello.rank)
+            self.heard.note(key)
+            session = self._streams.open(key, shard.most_queued)
             welcome = ShardMessage(welcome=Welcome(epoch=self._epoch, last_step=last_step))
             session.send(welcome.SerializeToString())
             return session
@@ -161,7 +165,7 @@ class Engine:
             if not self._streams.is_current(session):
                 return
             shard = self._serving()
-            self._streams.hear(key)
+            self.heard.note(key)
             admitted = shard.state.admit(key, message.step, message.attempt, message.blocks)
             self._count_refusals(shard)
             if admitted:
@@ -203,7 +207,7 @@ class Engine:
         """
         with self._lock:
             shard = self._serving()
-            self._streams.hear(key)
+            self.heard.note(key)
             if (shard.state.ready or self._grant.done) and key.incarnation == self._grant.incarnation:
                 return  # sent again after a lost connection
             if message.grant > self._grant.grant:
@@ -234,6 +238,7 @@ class Engine:
             case "view":
                 with self._lock:
                     self._view = order.view
+                    self.heard.expect(order.view)
                     if self._shard is not None:
                         self._carry_out(self._shard, self._shard.state.install_view(order.view))
                 self.report(ShardReport(status=self.status()))
@@ -269,10 +274,7 @@ class Engine:
 
     def beat(self) -> None:
         """Tells the registrar who was heard of, and how the shard is. Called now and then."""
-        with self._lock:
-            alive = self._streams.take_heard()
-        if alive is not None:
-            self.report(ShardReport(alive=alive))
+        self.report(ShardReport(alive=self.heard.take()))
         self.report(ShardReport(status=self.status()))
 
     def status(self) -> ShardStatus:
@@ -343,7 +345,7 @@ class Engine:
             if not self._streams.is_current(session):
                 return
             shard = self._serving()
-            self._streams.hear(session.key)
+            self.heard.note(session.key)
             self._answers.asked(session.key)
             self._carry_out(shard, question(shard))
             self._count_refusals(shard)

@@ -63,6 +63,12 @@ WORKER_LEAD = _gauge(
     "job_worker_ahead_clocks", "Clocks that an active worker is ahead of the slowest active one.", "worker"
 )
 WORKER_PROGRESS = _gauge("job_worker_last_progress_timestamp_seconds", "When the worker last ended a step.", "worker")
+WORKER_UNHEARD = _gauge(
+    "job_worker_unheard_seconds",
+    "How long the shard has not heard of a worker that others wait for.",
+    "worker",
+    "shard",
+)
 WORKER_STEPS = _counter("job_worker_steps", "Steps that the worker says it has ended.", "worker")
 WORKER_SAMPLES = _counter("job_worker_samples", "Samples of the worker's applied steps.", "worker")
 WORKER_SECONDS = _counter(
@@ -77,7 +83,17 @@ WORKER_LOSS = _gauge("job_worker_loss", "Newest loss that the worker's script lo
 FAMILIES = (
     *(INFO, PHASE, CLOCK, LAST_PROGRESS, LONGEST_GAP, BOUND, LEASE, PROGRESS_TIMEOUT, EXPECTED, MEMORY_BUDGET),
     *(STAGING_BUDGET, SHARDS, LINKED, LIVE, ACTIVE, EXPIRIES, FAILURES, ROUNDS, SPLIT_STEPS),
-    *(WORKER_INFO, WORKER_STATE, WORKER_RANKS, WORKER_CLOCK, WORKER_LAG, WORKER_LEAD, WORKER_PROGRESS, WORKER_STEPS),
+    *(
+        WORKER_INFO,
+        WORKER_STATE,
+        WORKER_RANKS,
+        WORKER_CLOCK,
+        WORKER_LAG,
+        WORKER_LEAD,
+        WORKER_PROGRESS,
+        WORKER_STEPS,
+        WORKER_UNHEARD,
+    ),
     *(WORKER_SAMPLES, WORKER_SECONDS, WORKER_PUSHED, WORKER_PULLED, WORKER_LOSS),
 )
 
@@ -141,6 +157,8 @@ def _worker(worker: Worker, moment: Moment) -> Iterator[Reading]:
     yield WORKER_RANKS, (name,), worker.num_ranks
     yield WORKER_CLOCK, (name,), worker.clock
     yield WORKER_PROGRESS, (name,), moment.calendar_seconds(worker.last_progress)
+    for silence in moment.registrar.contacts.silences(worker.incarnation):
+        yield WORKER_UNHEARD, (name, str(silence.shard)), silence.seconds
     yield WORKER_STEPS, (name,), report.num_steps
     yield WORKER_SAMPLES, (name,), report.num_samples
     for part in STEP_PARTS:

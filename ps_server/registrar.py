@@ -68,9 +68,10 @@ class Registrar:
         self._rounds = Rounds(policy, num_shards) if isinstance(policy, Synchronous) else None
         self._dealer = DataDealer(in_turns=self._rounds is not None)
         self._closing = RoundClosing(self._rounds, self._roster, self._dealer)
-        self._contacts = Contacts(num_shards, SHARD_BEAT_SECONDS, settings.lease_seconds)
-        self._progress = Progress(self._roster, self._rounds, self._dealer, self._contacts, self._activate)
-        self._suspensions = Suspensions(settings, policy, self._roster, self._rounds, self._dealer, self._contacts)
+        self.contacts = Contacts(num_shards, SHARD_BEAT_SECONDS, settings.lease_seconds)
+        """Which shard has not heard of whom; to be read only."""
+        self._progress = Progress(self._roster, self._rounds, self._dealer, self.contacts, self._activate)
+        self._suspensions = Suspensions(settings, policy, self._roster, self._rounds, self._dealer, self.contacts)
         self._view_number = 0
         self._ready_view = 0
         self._acknowledged = Acknowledgements(num_shards)
@@ -217,7 +218,6 @@ class Registrar:
             open=True,
             first_round=worker.first_round,
             clock=worker.start_clock,
-            num_suspensions=worker.num_suspensions,
         )
 
     def pause(self, now: float, worker_id: int, incarnation: int) -> None:
@@ -310,7 +310,7 @@ class Registrar:
                 self._progress.settled(now, shard, report.settled)
             case "alive":
                 self._roster.renew(now, report.alive)
-                self._contacts.report(now, shard, report.alive)
+                self.contacts.report(now, shard, report.alive)
             case "status":
                 self._acknowledged.status(now, shard, report.status)
             case "norms":
@@ -344,7 +344,7 @@ class Registrar:
         self._roster.end(worker, state, reason)
         worker.suspended = ""
         self._dealer.lose(worker.worker_id)
-        self._contacts.forget(worker.incarnation)
+        self.contacts.forget(worker.incarnation)
         self._closing.forget(worker)
         self._initialisation.ended(worker.incarnation)
 
@@ -373,7 +373,7 @@ class Registrar:
         smallest = self._progress.job_clock if self._roster.members else 0
         worker.first_round = self.rounds_closed + 1
         worker.last_progress, worker.suspended = now, ""
-        self._contacts.expect(worker.incarnation, worker.num_ranks)
+        self.contacts.expect(worker.incarnation, worker.num_ranks)
         self._roster.start_counting(worker, max(smallest, min(last_clock, self._roster.largest_clock)))
         self._publish_view()
 

@@ -155,7 +155,7 @@ class RegistrarService(RegistrarServicer):
             worker = self._registrar.heartbeat(
                 time.monotonic(), request.worker_id, request.incarnation, request.report, request.rank
             )
-            return HeartbeatResponse(num_workers=self._registrar.num_workers, num_suspensions=worker.num_suspensions)
+            return HeartbeatResponse(num_workers=self._registrar.num_workers, suspended=worker.suspended)
 
     def Deal(self, request: DealRequest, context: grpc.ServicerContext) -> DealResponse:
         with refusing(context, self._metrics), self._changed:

@@ -9,12 +9,13 @@ import structlog
 
 from ..protos.errors import BadRequestError, PushpullError
 from ..protos.registrar_pb2 import ShardStatus
-from ..protos.shard_pb2 import ShardMessage, ShardStatusRequest, WorkerMessage
+from ..protos.shard_pb2 import BeatRequest, BeatResponse, ShardMessage, ShardStatusRequest, WorkerMessage
 from ..protos.shard_pb2_grpc import ShardServicer
 from . import calls
 from .doors import Doors
 from .engine import Engine
 from .envelope import Received, receive
+from .keys import StreamKey
 from .metrics import ServerMetrics
 from .rpc import refuse, refusing
 from .session import Session
@@ -47,6 +48,10 @@ class ShardService(ShardServicer):
                 log.warning("stream cut off", reason=str(session.error), peer=context.peer())
         if session.error is not None:
             refuse(context, session.error, self._metrics)
+
+    def Beat(self, request: BeatRequest, context: grpc.ServicerContext) -> BeatResponse:
+        self._engine.heard.note(StreamKey(request.worker_id, request.incarnation, request.rank))
+        return BeatResponse()
 
     def Status(self, request: ShardStatusRequest, context: grpc.ServicerContext) -> ShardStatus:
         return self._engine.status()
@@ -98,6 +103,11 @@ def add_shard_service(service: ShardService, doors: Doors) -> None:
             service.Status,
             request_deserializer=ShardStatusRequest.FromString,
             response_serializer=ShardStatus.SerializeToString,
+        ),
+        "Beat": grpc.unary_unary_rpc_method_handler(
+            service.Beat,
+            request_deserializer=BeatRequest.FromString,
+            response_serializer=BeatResponse.SerializeToString,
         ),
     }
     doors.add("pushpull.v1.Shard", handlers, calls.SHARD)

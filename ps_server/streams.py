@@ -1,22 +1,18 @@
 """The open streams of one shard: one for each rank of each worker. The engine's lock guards them."""
 
-from collections.abc import Iterable
-
 from ..protos.errors import OverBudgetError, PushpullError
-from ..protos.registrar_pb2 import WorkersAlive
 from .keys import Key, StreamKey
 from .session import Sendable, Session
 
 
 class Streams:
-    """Sessions by stream, and who was heard of lately."""
+    """Sessions by stream."""
 
     def __init__(self, shard: int, most: int) -> None:
         self._shard = shard
         self.most = most
         """At the same time."""
         self._sessions: dict[StreamKey, Session] = {}
-        self._heard: set[tuple[int, int]] = set()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -36,7 +32,6 @@ class Streams:
                 "--max-workers of every server, which counts streams"
             )
         session = self._sessions[key] = Session(key, most_queued)
-        self.hear(key)
         return session
 
     def close(self, session: Session) -> None:
@@ -63,18 +58,3 @@ class Streams:
         """Ends every stream behind what was sent; with a reason, the calls are refused with it."""
         for session in self._sessions.values():
             session.end(reason)
-
-    def hear(self, key: StreamKey) -> None:
-        """A rank has sent something."""
-        self._heard.add((key.incarnation, key.rank))
-
-    def take_heard(self) -> WorkersAlive | None:
-        """Who has sent something since the last call; None for nobody."""
-        heard, self._heard = sorted(self._heard), set()
-        if not heard:
-            return None
-        return WorkersAlive(incarnations=_column(heard, 0), ranks=_column(heard, 1))
-
-
-def _column(pairs: Iterable[tuple[int, int]], column: int) -> list[int]:
-    return [pair[column] for pair in pairs]

@@ -46,7 +46,6 @@ class Suspensions:
         suspended = [self._roster[member] for member in sorted(due)]
         for stuck in suspended:
             stuck.suspended = due[stuck.worker_id]
-            stuck.num_suspensions += 1
         return suspended
 
     def _cut_off(self, member: int) -> str:

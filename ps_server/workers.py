@@ -43,7 +43,6 @@ class Worker:
     """Whose lease ran out."""
     suspended: str = ""
     """Why it was suspended, for people; empty unless it is."""
-    num_suspensions: int = 0
     failure: str = ""
     """What went wrong, as it said itself."""
 

@@ -28,6 +28,8 @@ class Heartbeat:
     ) -> None:
         self.num_workers = 0
         """Trainers in the job, by the newest answer; 0 before the first one."""
+        self.suspended = ""
+        """Why nobody waits for this worker any more, by the newest answer; empty where others do."""
         self._registrar = registrar
         self._interval_seconds = min(lease_seconds / 3, LONGEST_INTERVAL_SECONDS)
         self._report = report
@@ -43,10 +45,15 @@ class Heartbeat:
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout=10.0)
 
+    def beat(self) -> None:
+        """Beats at once. Raises grpc.RpcError."""
+        answer = self._registrar.beat(self._report())
+        self.num_workers, self.suspended = answer.num_workers, answer.suspended
+
     def _run(self) -> None:
         while not self._stopping.wait(self._interval_seconds):
             try:
-                self.num_workers = self._registrar.beat(self._report())
+                self.beat()
             except grpc.RpcError as failure:
                 refusal = error_of_call(failure)
                 if isinstance(refusal, FencedError | ServerDrainingError):

@@ -5,6 +5,8 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 
+import grpc
+
 from ..protos.common_pb2 import JobSpecification
 from ..protos.errors import (
     ExpiredError,
@@ -74,7 +76,7 @@ class Membership:
         """Raises why this incarnation may not act any more, if so.
 
         Raises:
-            FencedError, ServerDrainingError: a heartbeat brought it.
+            FencedError, ServerDrainingError: a heartbeat brought it; ExpiredError also for one that is suspended.
             StepError: this process was told to end.
         """
         if self._told_to_end:
@@ -83,6 +85,8 @@ class Membership:
             raise self._over
         if self._fenced is not None:
             raise self._fenced
+        if self._heartbeat.suspended and self._still_suspended():
+            raise ExpiredError(f"this worker was suspended ({self._heartbeat.suspended}) and its data went to others")
 
     def rejoin(self) -> None:
         """A new incarnation after the lease of this one ran out.
@@ -155,6 +159,12 @@ class Membership:
                 response.replaced,
             )
         return response
+
+    def _still_suspended(self) -> bool:
+        """Asks: a step that came late may have made this worker count again since the newest heartbeat."""
+        with contextlib.suppress(grpc.RpcError):
+            self._heartbeat.beat()
+        return bool(self._heartbeat.suspended)
 
     def _check_may_rejoin(self) -> None:
         if self._told_to_end:

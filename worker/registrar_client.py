@@ -22,6 +22,7 @@ from ..protos.registrar_pb2 import (
     EnrolRequest,
     EnrolResponse,
     HeartbeatRequest,
+    HeartbeatResponse,
     JoinRequest,
     JoinResponse,
     LeaveRequest,
@@ -150,8 +151,8 @@ class RegistrarClient:
         response: DealResponse = self._call(self._stub.Deal, request)
         return response
 
-    def beat(self, report: WorkerReport) -> int:
-        """Renews the lease, without retries; returns the number of workers. A beat without an answer costs the connection.
+    def beat(self, report: WorkerReport) -> HeartbeatResponse:
+        """Renews the lease, without retries. A beat without an answer costs the connection.
 
         Raises:
             grpc.RpcError: the call failed; `error_of_call` may say why.
@@ -162,7 +163,8 @@ class RegistrarClient:
         self.counts.heartbeats += 1
         try:
             beats = RegistrarStub(self._beat_channel)
-            return int(beats.Heartbeat(request, timeout=self._beat_timeout_seconds).num_workers)
+            response: HeartbeatResponse = beats.Heartbeat(request, timeout=self._beat_timeout_seconds)
+            return response
         except grpc.RpcError as failure:
             self.counts.heartbeats_failed += 1
             if error_of_call(failure) is None and not self._closing.is_set():

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..protos.common_pb2 import JobSpecification
 from ..protos.errors import PushpullError, ServerDrainingError
-from ..protos.shard_pb2 import Hello, Outcome, PullDone, Values
+from ..protos.shard_pb2 import BeatRequest, Hello, Outcome, PullDone, Values
 from .open_exchange import OpenExchange, OpenStep
+from .shard_beats import ShardBeats
 from .shard_client import ShardClient, ShardTarget
 
 
@@ -24,6 +25,9 @@ class ShardGroup:
         self._on_job_over = on_job_over
         self._changed = threading.Condition()
         self._error: PushpullError | None = None
+        who = greetings[0]
+        beat = BeatRequest(worker_id=who.worker_id, incarnation=who.incarnation, rank=who.rank)
+        self._beats = ShardBeats(job.shard_addresses, beat, job.lease_seconds or 10.0)
         self.clients = [
             ShardClient(
                 ShardTarget(shard, address, hello, job.server_patience_seconds or 600.0),
@@ -35,6 +39,7 @@ class ShardGroup:
 
     def start(self) -> None:
         """Opens the streams; they connect in the background."""
+        self._beats.start()
         for client in self.clients:
             client.start()
 
@@ -107,6 +112,7 @@ class ShardGroup:
 
     def close(self) -> None:
         """Ends all streams."""
+        self._beats.stop()
         for client in self.clients:
             client.close()
 

@@ -113,6 +113,7 @@ def test_only_what_is_wrong_has_a_colour() -> None:
         (a_status(a_worker(0, heard_seconds_ago=5.0)), "5.0 s ago"),
         (a_status(a_worker(0, report=a_report(loss=float("nan")))), "nan"),
         (a_status(a_worker(0, state="failed", failure="OSError: disk full")), "OSError: disk full"),
+        (a_status(a_worker(0, state="paused", suspended="shard 1 has not")), "suspended: shard 1 has not"),
         (a_status(shards=(ShardStatus(shard=0, pushes_refused={"NON_FINITE": 2}),)), "2"),
         (a_status(shards=(ShardStatus(shard=0, reported_seconds_ago=9.0),)), "as reported 9.0 s ago: link down"),
         (a_status(failures=3), "failures 3"),
