@@ -77,17 +77,18 @@ def launch(
     log_level: LogFrom = LogLevel.INFO,
 ) -> None:
     """Run a whole cluster on this machine: servers, workers, progress, summary."""
-    from .job import load_job
-    from .launcher import LaunchConfig
     from .logs import Speaker, configure_logs
-    from .run import run_here
-    from .worker_shape import worker_shapes
+    from .script_check import check_script
 
     logs = LogSettings(log_format, log_level)
     configure_logs(logs, Speaker("launcher"))
     demand_output()
-    if not Path(script).is_file():
-        raise SettingError(f"There is no script {script} (working directory {Path.cwd()}).")
+    check_script(script)  # before the modules below, whose import takes seconds
+    from .job import load_job
+    from .launcher import LaunchConfig
+    from .run import run_here
+    from .worker_shape import worker_shapes
+
     script_words = [script, *(arguments or [])]
     shapes = worker_shapes(workers, ranks_per_worker, layouts or [])
     own = {"expected_workers": len(shapes), "reserved_ids": len(shapes), "server_patience_seconds": 20.0}
@@ -231,6 +232,9 @@ def worker(
         raise SettingError("torchrun has started the ranks already (RANK and WORLD_SIZE are set): leave out --ranks.")
     shape = worker_shape(layout, group_size or ranks, "--ranks" if group_size is None else "WORLD_SIZE")
     if group_size is None and shape.num_ranks > 1:
+        from .script_check import check_script
+
+        check_script(script)
         from .run_worker import run_ranks
         from .worker_processes import WorkerStart
 
