@@ -29,8 +29,8 @@ def checksum(values: Floats) -> int:
     return int(_checksum(values, _keys()))
 
 
-def checksum_of_tensor(values: torch.Tensor) -> torch.Tensor:
-    """The same number, as a signed 64-bit integer of no dimension, of float32 [n] on the device where they lie."""
+def checksum_of_tensor(values: torch.Tensor) -> int:
+    """The same number, of float32 [n], contiguous, on the device where they lie."""
     words = values.detach().view(torch.int32)
     keys = torch.from_numpy(_keys().astype(np.int64)).to(words.device)
     total = torch.zeros((), dtype=torch.int64, device=words.device)
@@ -42,7 +42,7 @@ def checksum_of_tensor(values: torch.Tensor) -> torch.Tensor:
         first = start // RUN
         places = torch.arange(first, first + len(sums), device=words.device) * 2 + 1
         total = total + (sums * places).sum()
-    return total
+    return int(total) & 0xFFFFFFFFFFFFFFFF
 
 
 @cache

@@ -73,23 +73,25 @@ class Hello(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., shard: _Optional[int] = ..., worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., plan_fingerprint: _Optional[str] = ..., rank: _Optional[int] = ..., num_ranks: _Optional[int] = ..., blocks: _Optional[_Iterable[int]] = ..., on_demand: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Frames(_message.Message):
-    __slots__ = ("step", "attempt", "blocks", "lengths", "payload", "padding")
+    __slots__ = ("step", "attempt", "blocks", "lengths", "payload", "values", "padding")
     STEP_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     LENGTHS_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
     PADDING_FIELD_NUMBER: _ClassVar[int]
     step: int
     attempt: int
     blocks: _containers.RepeatedScalarFieldContainer[int]
     lengths: _containers.RepeatedScalarFieldContainer[int]
     payload: bytes
+    values: bool
     padding: bytes
-    def __init__(self, step: _Optional[int] = ..., attempt: _Optional[int] = ..., blocks: _Optional[_Iterable[int]] = ..., lengths: _Optional[_Iterable[int]] = ..., payload: _Optional[bytes] = ..., padding: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, step: _Optional[int] = ..., attempt: _Optional[int] = ..., blocks: _Optional[_Iterable[int]] = ..., lengths: _Optional[_Iterable[int]] = ..., payload: _Optional[bytes] = ..., values: _Optional[bool] = ..., padding: _Optional[bytes] = ...) -> None: ...
 
 class Commit(_message.Message):
-    __slots__ = ("step", "attempt", "num_frames", "verdict", "num_samples", "scale", "groups", "absent", "base_versions", "round", "lots", "traceparent", "idle")
+    __slots__ = ("step", "attempt", "num_frames", "verdict", "num_samples", "scale", "groups", "absent", "base_versions", "round", "lots", "traceparent", "idle", "num_values")
     STEP_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     NUM_FRAMES_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +105,7 @@ class Commit(_message.Message):
     LOTS_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     IDLE_FIELD_NUMBER: _ClassVar[int]
+    NUM_VALUES_FIELD_NUMBER: _ClassVar[int]
     step: int
     attempt: int
     num_frames: int
@@ -116,7 +119,8 @@ class Commit(_message.Message):
     lots: _containers.RepeatedScalarFieldContainer[int]
     traceparent: bytes
     idle: bool
-    def __init__(self, step: _Optional[int] = ..., attempt: _Optional[int] = ..., num_frames: _Optional[int] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., num_samples: _Optional[float] = ..., scale: _Optional[float] = ..., groups: _Optional[_Iterable[_Union[_common_pb2.ParameterGroup, _Mapping]]] = ..., absent: _Optional[_Iterable[int]] = ..., base_versions: _Optional[_Iterable[int]] = ..., round: _Optional[int] = ..., lots: _Optional[_Iterable[int]] = ..., traceparent: _Optional[bytes] = ..., idle: _Optional[bool] = ...) -> None: ...
+    num_values: int
+    def __init__(self, step: _Optional[int] = ..., attempt: _Optional[int] = ..., num_frames: _Optional[int] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., num_samples: _Optional[float] = ..., scale: _Optional[float] = ..., groups: _Optional[_Iterable[_Union[_common_pb2.ParameterGroup, _Mapping]]] = ..., absent: _Optional[_Iterable[int]] = ..., base_versions: _Optional[_Iterable[int]] = ..., round: _Optional[int] = ..., lots: _Optional[_Iterable[int]] = ..., traceparent: _Optional[bytes] = ..., idle: _Optional[bool] = ..., num_values: _Optional[int] = ...) -> None: ...
 
 class Pull(_message.Message):
     __slots__ = ("request", "base_versions", "blocks")

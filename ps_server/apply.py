@@ -76,6 +76,8 @@ class GradientSums:
         gradients: Gradients = defaultdict(list)
         for position in bundle:
             block = self._store.blocks[position]
+            if self._is_replaced(position, job):
+                continue
             total = out[block.start - bundle.start : block.stop - bundle.start]
             if not self._reduce(block, job, total):
                 continue
@@ -87,6 +89,12 @@ class GradientSums:
             gradients[(block.group, factor)].append((position, torch.from_numpy(total)))
             result.staleness.append(staleness)
         return gradients
+
+    def _is_replaced(self, position: int, job: Job) -> bool:
+        """Whether gradients of this block belong to values that are, or are about to be, replaced."""
+        if job.base_versions is not None and job.base_versions[position] < self._store.replaced_at[position]:
+            return True
+        return any(self._store.blocks[position].block_id in values for values in job.replacements)
 
     def _reduce(self, block: OwnedBlock, job: Job, total: NDArray[np.float32]) -> bool:
         """total = sum of weight x frame in the order of the parts; False if nobody sent this block."""

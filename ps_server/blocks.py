@@ -84,6 +84,8 @@ class BlockStore:
         self.values = torch.zeros(start)
         self._array: NDArray[np.float32] = self.values.numpy()
         self.versions: NDArray[np.int64] = np.zeros(len(self.blocks), dtype=np.int64)
+        self.replaced_at: NDArray[np.int64] = np.full(len(self.blocks), -1, dtype=np.int64)
+        """Version that each block got when its values were last replaced; -1 = never."""
         self.bundles = list(bundles_of(self.blocks, bundle_elements))
         self.bundle_of = np.zeros(len(self.blocks), dtype=np.int64)
         for bundle in self.bundles:
@@ -150,6 +152,11 @@ class BlockStore:
     def group(self, number: int, numbers: dict[str, float]) -> GroupValues:
         """A parameter group with the numbers of a step."""
         return GroupValues(numbers, self.flags[number])
+
+    def replaced(self, positions: Sequence[int]) -> None:
+        """The values of these blocks have nothing to do with those before."""
+        self.raise_versions(positions)
+        self.replaced_at[positions] = self.versions[positions]
 
     def raise_versions(self, positions: Sequence[int]) -> None:
         """These blocks were updated."""

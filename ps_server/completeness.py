@@ -17,6 +17,10 @@ def fault_of_part(part: Part, commit: Commit, share: Share) -> PushpullError | N
     """What keeps one rank's part from being applied: frames that are missing, numbers that cannot be."""
     if commit.verdict != Verdict.VERDICT_APPLY:
         return None
+    if len(part.values) != commit.num_values:
+        return StepError(
+            f"step {commit.step} has {len(part.values)} frames of values and announces {commit.num_values}"
+        )
     expected = share.pushed_ids - set(commit.absent)
     if len(part.frames) != commit.num_frames or part.frames.keys() != expected:
         return StepError(

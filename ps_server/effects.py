@@ -39,6 +39,8 @@ class Job:
     round: int
     num_samples: float = 0.0
     """Weight of all parts together; synchronous mode only."""
+    replacements: list[dict[int, StagedFrame]] = field(default_factory=list)
+    """Values that replace those of their blocks, by block id; ascending worker id: the first that changed an element wins."""
     trust_ratios: dict[int, float] = field(default_factory=dict)
     """Of each parameter updated here, by position in the plan; decided while the job is applied, if the optimizer has any."""
 

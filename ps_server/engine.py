@@ -166,21 +166,22 @@ class Engine:
                 return
             shard = self._serving()
             self.heard.note(key)
-            admitted = shard.state.admit(key, message.step, message.attempt, message.blocks)
+            admitted = shard.state.admit(key, message.step, message.attempt, message.blocks, message.values)
             self._count_refusals(shard)
             if admitted:
                 self._observer.frames_came(key, message.step)
         if not admitted:
             return
         try:
-            frames = shard.parse(message.blocks, message.lengths, received.payload)
+            parse = shard.parse_values if message.values else shard.parse
+            frames = parse(message.blocks, message.lengths, received.payload)
         except (FrameError, NonFiniteError, UnknownBlockError) as error:
             with self._lock:
                 shard.state.refuse(key, message.step, message.attempt, error)
                 self._count_refusals(shard)
             return
         with self._lock:
-            shard.state.stage(key, message.step, message.attempt, frames)
+            shard.state.stage(key, message.step, message.attempt, frames, message.values)
             self._statistics.pushed(received.num_bytes, shard.num_elements(message.blocks))
             self._count_refusals(shard)
 
@@ -214,7 +215,7 @@ class Engine:
                 raise NotReadyError(f"shard {self._number} has not heard of grant {message.grant} yet")
             if message.grant != self._grant.grant or key.incarnation != self._grant.incarnation:
                 raise ExpiredError("another worker has been given the right to initialise")
-        frames = shard.parse_initial(message.blocks, message.lengths, received.payload)
+        frames = shard.parse_values(message.blocks, message.lengths, received.payload)
         with self._lock:
             open_grant = message.grant == self._grant.grant and not (shard.state.ready or self._grant.done)
             complete = open_grant and shard.take_initial(frames)

@@ -21,6 +21,9 @@ class FrameBounds:
         initial = parse_codec(INITIAL_CODEC)
         self._pushed = {b.block_id: tables[b.parameter_index].frame_bound(b.num_elements) for b in blocks}
         self._initial = {b.block_id: initial.frame_bound(b.num_elements) for b in blocks}
+        reserved = sum(self._pushed[block.block_id] for block in blocks if block.group >= 0)
+        self.most_value_bytes = max([reserved, *self._initial.values()])
+        """Of frames of values in a step: what is reserved for its gradients, or one block if that is larger."""
         self._codecs = {b.block_id: tables[b.parameter_index].spec for b in blocks}
 
     def check_pushed(self, block_id: int, num_bytes: int) -> None:

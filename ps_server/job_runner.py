@@ -85,7 +85,7 @@ class JobRunner:
 
     def _run_one(self, job: Job) -> None:
         passes = self._host.begin_job(job)
-        for each in passes if job.parts else ():
+        for each in passes:
             with self._changed:
                 self._changed.wait_for(lambda each=each: each.ready() or self._stopping)  # type: ignore[misc]
                 if not each.ready():

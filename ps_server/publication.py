@@ -33,6 +33,12 @@ class Publisher(Protocol):
     def publish(self, bundle: Bundle, changed: Sequence[int]) -> None:
         """Makes the current values of a bundle the published ones; `changed` are positions with a new version."""
 
+    def replace(self, bundle: Bundle, changed: Sequence[int]) -> None:
+        """As `publish`, of values that have nothing to do with those before."""
+
+    def published(self, position: int) -> NDArray[np.float32]:
+        """What holders of a block's newest version have of it, float32 [num_elements]: a copy."""
+
     def publish_initial(self, bundle: Bundle) -> None:
         """Makes the initial values the published ones, also when others were before: initialising may be repeated."""
 
@@ -60,6 +66,17 @@ class DensePublisher:
         self._published[bundle.number].put(
             builder.build(delta=False), [position - bundle.first for position in changed]
         )
+
+    def replace(self, bundle: Bundle, changed: Sequence[int]) -> None:
+        self.publish(bundle, changed)
+
+    def published(self, position: int) -> NDArray[np.float32]:
+        values = self._store.array(self._store.blocks[position])
+        frame = np.empty(self._codec.frame_bound(values.size), np.uint8)
+        num_bytes = self._codec.encode(values, frame)
+        rounded = np.empty_like(values)
+        parse_frame(frame[:num_bytes].data, values.size).decode_into(rounded)
+        return rounded
 
     def publish_initial(self, bundle: Bundle) -> None:
         self._published[bundle.number] = PublishedBundle(len(bundle))
@@ -97,10 +114,17 @@ class DeltaPublisher:
         self._memos: list[Memo] = [Memo() for _ in store.blocks]
         self._scratch = threading.local()
 
-    def publish_initial(self, bundle: Bundle) -> None:
+    def replace(self, bundle: Bundle, changed: Sequence[int]) -> None:
+        # A difference would be as coarse as the change is large: everybody gets the values themselves.
         self._deltas[bundle.number] = None
-        for position in bundle:
+        for position in changed:
             self._shadow_of(position)[:] = self._store.array(self._store.blocks[position])
+
+    def published(self, position: int) -> NDArray[np.float32]:
+        return self._shadow_of(position).copy()
+
+    def publish_initial(self, bundle: Bundle) -> None:
+        self.replace(bundle, list(bundle))
 
     def publish(self, bundle: Bundle, changed: Sequence[int]) -> None:
         base = self._store.versions[bundle.first : bundle.last].copy()

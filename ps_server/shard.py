@@ -17,6 +17,7 @@ from .job import settings_of
 from .layerwise_apply import applier_for
 from .norms import norms_for
 from .publication import publisher_for
+from .replacing import ReplacingApplier
 from .shard_readings import BlockFigures
 from .shard_state import ShardState
 from .steps import StagedFrame
@@ -35,10 +36,11 @@ class Shard:
         self.number = number
         self.store = BlockStore(order.plan, order.optimizer, number, BUNDLE_ELEMENTS, settings.optimizer_state)
         self.norms = norms_for(self.store.optimizer, policy, order.plan, number)
-        self.state = ShardState(number, policy, self.store, self.norms)
-        self.publisher = publisher_for(settings, self.store)
-        self.applier = applier_for(self.store, policy, self.publisher, self.norms)
         self._bounds = FrameBounds(settings, order.plan, self.store.blocks)
+        self.state = ShardState(number, policy, self.store, self.norms, self._bounds.most_value_bytes)
+        self.publisher = publisher_for(settings, self.store)
+        gradients = applier_for(self.store, policy, self.publisher, self.norms)
+        self.applier = ReplacingApplier(gradients, self.store, self.publisher)
         self.initialised: set[int] = set()
         """Blocks that hold the open grant's initial values."""
         pushed = parse_parameter_encoders(settings.push_codec, settings.push_overrides).all
@@ -82,10 +84,10 @@ class Shard:
         """
         return self._parse(blocks, lengths, payload, self._bounds.check_pushed)
 
-    def parse_initial(
+    def parse_values(
         self, blocks: Sequence[int], lengths: Sequence[int], payload: memoryview | bytes
     ) -> dict[int, StagedFrame]:
-        """As `parse`, for initial values."""
+        """As `parse`, for values: initial ones, or such that replace others."""
         return self._parse(blocks, lengths, payload, self._bounds.check_initial)
 
     def _parse(

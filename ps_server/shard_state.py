@@ -6,6 +6,7 @@ and a part of the step for each; the step is committed when all parts are.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from math import inf
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from ..protos.errors import (
     FutureBaseError,
     NonFiniteError,
     NotReadyError,
+    OverBudgetError,
     PushpullError,
     UnknownBlockError,
     code_of,
@@ -33,6 +35,7 @@ from .membership import Membership
 from .norms import StepNorms
 from .pulls import Progress, RoundSize, WaitingPulls, merged_versions
 from .reports import refused_report, settled_report, staged_report
+from .round_parts import AppliedStep, gradient_parts, replacements
 from .shares import Share, Shares
 from .steps import OpenStep, Part, StagedFrame, StepLedger
 
@@ -61,8 +64,12 @@ class ShardState:
     reaches a job before the commits and all frames of all ranks are here; `round` never falls.
     """
 
-    def __init__(self, shard: int, policy: Policy, blocks: Blocks, norms: StepNorms) -> None:
+    def __init__(
+        self, shard: int, policy: Policy, blocks: Blocks, norms: StepNorms, most_value_bytes: float = inf
+    ) -> None:
+        """`most_value_bytes`: of frames of values that one rank may stage in a step."""
         self._shard = shard
+        self._most_value_bytes = most_value_bytes
         self._policy = policy
         self._blocks = blocks
         self._shares = Shares(shard, blocks.position_of, blocks.pushed_ids)
@@ -104,7 +111,7 @@ class ShardState:
         """
         return self._ledgers.greet(hello).last_outcome.step
 
-    def admit(self, key: StreamKey, step: int, attempt: int, blocks: Sequence[int]) -> bool:
+    def admit(self, key: StreamKey, step: int, attempt: int, blocks: Sequence[int], values: bool = False) -> bool:
         """Checks everything about a message of frames but the frames. False: drop it, it is known or out of date.
 
         Raises:
@@ -122,30 +129,35 @@ class ShardState:
             # what is committed is what was reported: frames behind it are repetitions at best
             self.counters.duplicates_dropped += len(blocks)
             return False
+        expected = share.ids if values else share.pushed_ids
         for block in blocks:
-            if block not in share.pushed_ids:
+            if block not in expected:
                 part.refuse(self._unknown_block(key, block))
                 return False
         return True
 
-    def stage(self, key: StreamKey, step: int, attempt: int, frames: dict[int, StagedFrame]) -> None:
+    def stage(
+        self, key: StreamKey, step: int, attempt: int, frames: dict[int, StagedFrame], values: bool = False
+    ) -> None:
         """Keeps validated frames of the open step. They change nothing else."""
         ledger, _ = self._ledgers.of(key)
         part = ledger.taking_frames(step, key.rank, attempt)
         if part is None or part.refusal is not None:
             return
-        known = sum(block in part.frames for block in frames)
+        known = sum(block in (part.values if values else part.frames) for block in frames)
         if 0 < known < len(frames):
             # a frame keeps the whole message that it came in, so of a message all or nothing is kept
             part.refuse(ConflictError(f"some frames of one message of step {step} were sent before in another"))
             return
         for block, staged in frames.items():
             try:
-                if not ledger.add(part, block, staged):
+                if not ledger.add(part, block, staged, values):
                     self.counters.duplicates_dropped += 1
             except PushpullError as error:
                 part.refuse(error)
                 return
+        if part.value_bytes > self._most_value_bytes:
+            part.refuse(OverBudgetError(f"values of more than {self._most_value_bytes:.0f} bytes in one step"))
 
     def refuse(self, key: StreamKey, step: int, attempt: int, error: PushpullError) -> None:
         """A frame of the open step is not valid: the step will be refused at its commit."""
@@ -218,7 +230,7 @@ class ShardState:
         appliers = [c for c in record.contributions if c.apply]
         total = sum(c.num_samples for c in appliers)
         settles: dict[Key, Outcome.Kind] = {}
-        parts: list[AppliedPart] = []
+        applied: list[AppliedStep] = []
         for contribution in self._in_order(record.contributions):
             key = (contribution.worker_id, contribution.incarnation)
             ledger = self._ledgers.obtain(key)
@@ -229,28 +241,25 @@ class ShardState:
                 raise BadRequestError(f"round {record.round} names a step that is not staged here")
             ledger.open = ledger.open or OpenStep(contribution.step)
             ledger.open.closing = True
-            if contribution.apply and total > 0:
-                weight = np.float32(contribution.num_samples * contribution.scale / total)
-                parts.append(AppliedPart(contribution.worker_id, float(weight), ledger.open.frames))
+            if contribution.apply:
+                applied.append((contribution, ledger.open))
         for ledger, step, commit in self._ledgers.whole_steps():
             if commit.round <= record.round and not step.closing:
                 settles[ledger.key] = Outcome.KIND_LATE
         self._jobs_decided += 1
         numbers = [dict(group.numbers) for group in record.groups]
-        return [
-            Run(
-                Job(
-                    self._jobs_decided,
-                    parts,
-                    numbers,
-                    None,
-                    self.membership.num_active,
-                    settles,
-                    record.round,
-                    total,
-                )
-            )
-        ]
+        job = Job(
+            self._jobs_decided,
+            gradient_parts(applied, total),
+            numbers,
+            None,
+            self.membership.num_active,
+            settles,
+            record.round,
+            total,
+            replacements(applied),
+        )
+        return [Run(job)]
 
     # ---- from the applying threads ----
 
@@ -356,6 +365,7 @@ class ShardState:
             self.membership.num_active,
             {ledger.key: Outcome.KIND_APPLIED},
             0,
+            replacements=[step.values] if step.values else [],
         )
 
     def _settle(self, ledger: StepLedger, kind: Outcome.Kind) -> list[Effect]:

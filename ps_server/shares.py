@@ -21,6 +21,8 @@ class Share:
     """Where its blocks stand among the shard's, ascending."""
     pushed_ids: frozenset[int]
     """Those that gradients are pushed for."""
+    ids: frozenset[int]
+    """Of all its blocks."""
     always_pulled: NDArray[np.bool_]
     """Beside each position: sent with every pull, not only when a pull names it."""
 
@@ -42,7 +44,9 @@ class Shares:
         self._ids = np.array(sorted(position_of), dtype=np.int64)
         self._pushed_ids = frozenset(pushed_ids)
         everything = np.arange(len(self._ids))
-        self._everything = Share(everything, self._pushed_ids, np.ones(len(everything), dtype=np.bool_))
+        self._everything = Share(
+            everything, self._pushed_ids, frozenset(position_of), np.ones(len(everything), dtype=np.bool_)
+        )
 
     @property
     def pushed_ids(self) -> frozenset[int]:
@@ -61,6 +65,7 @@ class Shares:
             share = Share(
                 positions,
                 self._pushed_ids.intersection(hello.blocks),
+                frozenset(hello.blocks),
                 np.ones(len(positions), dtype=np.bool_),
             )
         if hello.on_demand:

@@ -33,6 +33,8 @@ class Part:
     attempt: int
     frames: dict[int, StagedFrame] = field(default_factory=dict)
     """By block id."""
+    values: dict[int, StagedFrame] = field(default_factory=dict)
+    """By block id: what replaces values, instead of a gradient."""
     commit: Commit | None = None
     base_versions: NDArray[np.int64] | None = None
     """Of the rank's blocks on this shard, with the commit."""
@@ -44,6 +46,15 @@ class Part:
         if self.refusal is None:
             self.refusal = (code_of(error), str(error))
             self.frames.clear()
+            self.values.clear()
+
+    @property
+    def value_bytes(self) -> int:
+        return sum(staged.data.nbytes for staged in self.values.values())
+
+    @property
+    def num_bytes(self) -> int:
+        return self.value_bytes + sum(staged.data.nbytes for staged in self.frames.values())
 
 
 @dataclass
@@ -90,8 +101,13 @@ class OpenStep:
         return {block: staged for part in self.parts.values() for block, staged in part.frames.items()}
 
     @property
+    def values(self) -> dict[int, StagedFrame]:
+        """What replaces values, of all ranks, by block id."""
+        return {block: staged for part in self.parts.values() for block, staged in part.values.items()}
+
+    @property
     def num_bytes(self) -> int:
-        return sum(staged.data.nbytes for part in self.parts.values() for staged in part.frames.values())
+        return sum(part.num_bytes for part in self.parts.values())
 
 
 @dataclass
@@ -150,15 +166,16 @@ class StepLedger:
         part = self.open.parts.get(rank)
         return part if part is not None and part.commit is None and part.attempt == attempt else None
 
-    def add(self, part: Part, block: int, staged: StagedFrame) -> bool:
-        """Stages one frame; False if the same bytes are there already.
+    def add(self, part: Part, block: int, staged: StagedFrame, values: bool = False) -> bool:
+        """Stages one frame, of a gradient or of values; False if the same bytes are there already.
 
         Raises:
             ConflictError: other bytes are there under the same key.
         """
-        present = part.frames.get(block)
+        frames = part.values if values else part.frames
+        present = frames.get(block)
         if present is None:
-            part.frames[block] = staged
+            frames[block] = staged
             return True
         if present.data == staged.data:
             return False

@@ -86,7 +86,7 @@ class DeviceEncoding:
             yield block, block_of(gradient, block).reshape(-1).float().contiguous()
 
     def checksum(self, values: Any) -> int:
-        return int(checksum_of_tensor(values))
+        return checksum_of_tensor(values)
 
     def encode(self, block: int, values: Any, out: Bytes, seed: int) -> int:
         encoder = self._encoder.of(block)

@@ -132,14 +132,16 @@ class LocalUpdates(torch.optim.Optimizer):
 
         Raises:
             NonFiniteError: local training went astray; the model holds the servers' values again.
+            SettingError: parameters were changed since the last push, without `push_values`; nothing was done.
             RefusedError: a server refused the push; nothing changed there, and the window is lost.
         """
+        self._check_start()
         if not self._window.counts and self._values_replaced() and closure is None:
             return None
         weight = self._weight(num_samples)
         scaling = loss_scaling_of(self)
         loss = None
-        if self._replica.on_any_rank(scaling.overflow):
+        if not self._replica.gradients.agree(not scaling.overflow):
             weight = 0.0
         if weight > 0:
             self._multiply_gradients(scaling.factor)
@@ -156,8 +158,25 @@ class LocalUpdates(torch.optim.Optimizer):
         if self._window.num_steps:
             self._push()
 
+    def push_values(self) -> None:
+        """Makes what the script has put into the parameters the servers' values; see `RemoteOptimizer.push_values`.
+
+        Between two windows only. Inside one, what the script changes is local progress: it travels with the push.
+
+        Raises:
+            SettingError: there are local steps that are not pushed yet.
+        """
+        if self._window.num_steps:
+            raise SettingError(
+                f"{self._window.num_steps} local steps are not pushed yet, and what the script changes now is pushed with "
+                "them; call optimizer.flush() before the change, and push_values() after it"
+            )
+        self._steps.push_values(group_numbers(self._outer.param_groups, self._outer.defaults))
+        self._begin_window()
+
     def skip_step(self) -> bool:
         """Without data: pushes what there is, or takes part in the next round, or clock; False if nothing new was pulled."""
+        self._check_start()
         received = self._steps.bytes_received
         self._push()
         return self._steps.bytes_received > received
@@ -165,6 +184,8 @@ class LocalUpdates(torch.optim.Optimizer):
     def rejoin(self) -> None:
         """The lease ran out while user code was busy: everything dealt before is somebody else's now."""
         self._ledger.forget_dealt()
+        if not self._window.num_steps:
+            self._replica.changes.warn_of_loss()
         self._replica.rejoin()
         self._begin_window()
 
@@ -214,6 +235,11 @@ class LocalUpdates(torch.optim.Optimizer):
         self.param_groups = self.inner.param_groups
         self.state = self.inner.state
 
+    def _check_start(self) -> None:
+        """A window starts from the servers' values, which are the same for all."""
+        if not self._window.num_steps:
+            self._replica.changes.check()
+
     def _values_replaced(self) -> bool:
         """Sees to it that this worker counts while it trains: asked once in a window. True if that brought other values."""
         kind = self._replica.activate()
@@ -240,12 +266,12 @@ class LocalUpdates(torch.optim.Optimizer):
     def _step_locally(self, closure: Callable[[], float] | None) -> float | None:
         """One step of the local optimizer, with gradients of the whole worker."""
         if closure is None:
-            self._replica.reduce_in_place(self._optimised)
+            self._replica.gradients.reduce_in_place(self._optimised)
             return self.inner.step()
 
         def reduced() -> float:
             loss = closure()
-            self._replica.reduce_in_place(self._optimised)
+            self._replica.gradients.reduce_in_place(self._optimised)
             return loss
 
         return self.inner.step(reduced)
@@ -261,7 +287,7 @@ class LocalUpdates(torch.optim.Optimizer):
         window, data = self._window, self._ledger.take()
         request = StepRequest(
             # Blocks of which the servers have nothing newer are not pulled again: the values before must be there.
-            gradients=self._pulled.restore(window.touched),
+            gradients=self._pulled.restore(window.touched | self._pulled.moved()),
             groups=group_numbers(self._outer.param_groups, self._outer.defaults),
             num_samples=window.num_samples,
             lots=[lot.id for lot in data.lots],

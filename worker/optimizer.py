@@ -59,6 +59,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         Raises:
             NonFiniteError: a gradient is not finite; the step was skipped.
             RefusedError: a server refused the step; nothing changed there.
+            SettingError: parameters were changed since the step before, without `push_values`; nothing was pushed.
         """
         loss = None
         if closure is not None:
@@ -95,7 +96,24 @@ class RemoteOptimizer(torch.optim.Optimizer):
             SettingError: a parameter is not one of the model's.
         """
         parameters = (p for each in used for p in (each.parameters() if isinstance(each, torch.nn.Module) else [each]))
-        self._replica.fetch({self._entry(parameter) for parameter in parameters})
+        entries = {self._entry(parameter) for parameter in parameters}
+        self._replica.changes.check(entries)
+        self._replica.fetch(entries)
+
+    def push_values(self) -> None:
+        """Makes what the script has put into the parameters the servers' values: loaded, clamped or initialised anew.
+
+        `step()` refuses to go on from values that were changed without it. Only blocks that were changed travel, exactly,
+        whatever the codecs; if none was, nothing is done. In synchronous mode it takes part in the next round: call it on
+        every worker, as every script that runs the same code does. If several workers have changed an element, the value of
+        the lowest id counts; who calls it on one worker only voids the gradients that others push for the changed blocks in
+        that round. In the other modes the last one counts, and gradients of the values before are void. Afterwards every
+        worker pulls the same values. Momenta stay as they are, as in torch. Every rank of a worker calls it together.
+
+        Raises:
+            NonFiniteError: names a parameter that is not finite; nothing was sent.
+        """
+        self._steps.push_values(group_numbers(self.param_groups, self.defaults))
 
     def state_dict(self) -> dict[str, Any]:
         """`param_groups`, and under `pushpull` what this worker's encoders remember, its clock and job. No server state."""
@@ -120,6 +138,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
 
     def skip_step(self) -> bool:
         """Takes part in the next round, or clock, without data, and pulls; False if there was nothing new."""
+        self._replica.changes.check()
         return self._steps.skip(group_numbers(self.param_groups, self.defaults))
 
     def flush(self) -> None:
@@ -128,6 +147,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
     def rejoin(self) -> None:
         """The lease ran out while user code was busy: everything dealt before is somebody else's now."""
         self._ledger.forget_dealt()
+        self._replica.changes.warn_of_loss()
         self._replica.rejoin()
 
     def detach(self) -> None:
@@ -145,6 +165,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         return entry
 
     def _step(self, num_samples: float | None) -> None:
+        self._replica.changes.check()
         scaling = loss_scaling_of(self)
         data = self._ledger.take()
         weight = weight_of(num_samples, data.num_samples)

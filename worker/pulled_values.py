@@ -26,6 +26,11 @@ class PulledValues:
             self._kept[entry].copy_(tensor)
 
     @torch.no_grad()
+    def moved(self) -> set[int]:
+        """Entries whose tensors do not hold the pulled values any more."""
+        return {entry for entry, tensor in self._tensors.items() if not _same(tensor, self._kept[entry])}
+
+    @torch.no_grad()
     def restore(self, entries: Collection[int]) -> dict[int, torch.Tensor]:
         """Puts the pulled values back; (pulled - local), FP32, of these entries. Tensors that hold them still are not written.
 

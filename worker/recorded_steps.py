@@ -57,6 +57,10 @@ class RecordedSteps:
         self.take(StepRequest(gradients={}, groups=groups, num_samples=0.0, skip=True))
         return self.bytes_received > received
 
+    def push_values(self, groups: Sequence[ParameterGroup]) -> None:
+        """See `Replica.push_values`. No step of the user's: its traffic and time count with the next one."""
+        self.settle(self._replica.push_values(groups), NO_DATA)
+
     def settle(self, kind: StepKind, data: DataTaken) -> None:
         """What becomes of data whose step never reached the servers."""
         if kind is StepKind.TOO_OLD:

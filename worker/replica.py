@@ -2,23 +2,23 @@
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import torch
 
 from ..compression.spec import parse_codec
-from ..protos.common_pb2 import Mode, OptimizerSpecification
-from ..protos.errors import ExpiredError, NonFiniteError, PushpullError
+from ..protos.common_pb2 import Mode, OptimizerSpecification, ParameterGroup
+from ..protos.errors import ExpiredError, PushpullError, RefusedError
 from ..protos.registrar_pb2 import EnrolResponse
 from ..protos.shard_pb2 import Outcome, WorkerMessage
 from .block_encoding import encoding_of
+from .changed_values import ChangedValues
 from .followed_values import receiver_for
 from .gradient_encoder import encoders_of, step_seed
 from .greeting import greetings
 from .held_values import HeldValues
 from .initialise import upload_initial_values
-from .loss_scaling import check_same_on_all
 from .membership import Membership
 from .on_demand import OnDemand
 from .open_exchange import OpenStep
@@ -27,13 +27,17 @@ from .ranks.model import RankModel
 from .recorder import StepKind, Timings
 from .replica_settings import ReplicaSettings
 from .shards import ShardGroup
-from .staging import StagedStep, Stager, StagingSettings
-from .step_messages import Position, StagedFrames, StepRequest, clipping_factor, commit_of, kind_of
+from .staging import Stager, StagingSettings
+from .step_messages import Position, StagedFrames, StepRequest, commit_of, kind_of
+from .step_staging import StepStaging
+from .value_pushes import ValuePush, value_pushes
 
 logger = logging.getLogger(__name__)
 
 ASK_AGAIN_SECONDS = 0.02
 REJOIN_ATTEMPTS = 5
+PUSH_ATTEMPTS = 100
+"""Of values, before giving up: with a quorum a round may close without them, again and again."""
 DEFAULT_MESSAGE_BYTES = 1 << 20
 
 
@@ -55,13 +59,11 @@ class Replica:
         self._model = model
         self._own = model.blocks
         self._ranks = model.ranks
-        self._gradients = model.gradients
+        self.gradients = model.gradients
         self._on_demand = OnDemand(model, settings.on_demand)
         self.encoder, encoding = encoding_of(plan, encoders_of(membership.job), settings.encode_on_device)
         self.clock = 0
         """The job's clock when this worker enrolled: rounds, or steps of the slowest member."""
-        self.gradient_norm: float | None = None
-        """Of the newest step, over all ranks, before clipping; None if nothing clips."""
         self.timings = Timings()
         self._membership = membership
         self.job = membership.job
@@ -77,16 +79,12 @@ class Replica:
             model.gradients,
             encoding,
             self,
-            StagingSettings(
-                message_bytes=self._message_bytes,
-                num_threads=settings.num_encoder_threads,
-                early=settings.early and model.gradients.whole_after_backward,
-                accumulate=settings.accumulate,
-                measure_norm=settings.clip_norm is not None,
-            ),
+            StagingSettings.of(settings, self._message_bytes, model.gradients.whole_after_backward),
         )
+        self._staging = StepStaging(model, self._on_demand, self._stager, settings.clip_norm)
+        self._bounds = encoding.bounds
+        self.changes = ChangedValues(model)
         self._shards = self._new_shards()
-        self._retired_bytes = (0, 0, 0)
         self._active = False
         self._interrupted = False
         self._step = 0
@@ -104,15 +102,18 @@ class Replica:
         return self._pulls.position
 
     @property
+    def gradient_norm(self) -> float | None:
+        """Of the newest step, over all ranks, before clipping; None if nothing clips."""
+        return self._staging.gradient_norm
+
+    @property
     def num_restaged(self) -> int:
         """Steps whose early frames were wrong and were sent again."""
         return self._stager.num_restaged
 
     def traffic(self) -> tuple[int, int, int]:
         """Bytes sent, received and sent again so far, over all incarnations."""
-        sent, received, resent = self._retired_bytes
-        shards = self._shards
-        return sent + shards.bytes_sent(), received + shards.bytes_received(), resent + shards.bytes_resent()
+        return self._shards.traffic()
 
     def stream_failures(self) -> list[int]:
         """By shard, of this incarnation."""
@@ -126,14 +127,6 @@ class Replica:
     def scale_early_by(self, factor: Callable[[], float]) -> None:
         """See `Stager.scale_early_by`."""
         self._stager.scale_early_by(factor)
-
-    def on_any_rank(self, flag: bool) -> bool:
-        """Whether it holds on some rank of the worker. All ranks call it together."""
-        return not self._gradients.agree(not flag)
-
-    def reduce_in_place(self, parameters: Mapping[int, torch.Tensor]) -> None:
-        """Makes this rank's gradients the worker's, for an optimizer that runs here; see `RankGradients.reduced`."""
-        self._gradients.reduce_in_place(parameters)
 
     def start(self) -> None:
         """Enrols, initialises the servers if it falls to this worker, and pulls everything."""
@@ -155,6 +148,17 @@ class Replica:
             return self._take_step(request) if self._counts() else StepKind.TOO_OLD
         except ExpiredError as error:
             return self._come_back(error)
+
+    def push_values(self, groups: Sequence[ParameterGroup]) -> StepKind:
+        """Makes what the script has put into optimised parameters the servers' values; the newest are in the model on return.
+
+        All ranks call it together. Takes as many steps as the shards' room for one asks for, none if nothing was changed.
+
+        Raises: what `step` raises. NonFiniteError names the parameter.
+        """
+        pushes = value_pushes(self._model, self.changes.blocks(), self._bounds)
+        kinds = [self._push_until_applied(push, groups) for push in pushes]
+        return StepKind.EXPIRED if StepKind.EXPIRED in kinds else StepKind.APPLIED
 
     def activate(self) -> StepKind | None:
         """Counts from now on, and not from the next step only; others wait for this worker then.
@@ -205,11 +209,10 @@ class Replica:
         self.encoder.discard(self._own.blocks)
         for attempts_left in reversed(range(REJOIN_ATTEMPTS)):
             self._shards.close()
-            self._retired_bytes = self.traffic()
             self._active, self._step = False, 0
             try:
                 self._membership.rejoin()
-                self._shards = self._new_shards()
+                self._shards = self._new_shards(self.traffic())
                 return self._enrol_and_pull()
             except ExpiredError:
                 if not attempts_left:
@@ -240,9 +243,9 @@ class Replica:
 
     # ---- life ----
 
-    def _new_shards(self) -> ShardGroup:
+    def _new_shards(self, traffic_before: tuple[int, int, int] = (0, 0, 0)) -> ShardGroup:
         hellos = greetings(self._membership, self._model, self._on_demand.entries)
-        return ShardGroup(self.job, hellos, self._held.take, self._membership.job_is_over)
+        return ShardGroup(self.job, hellos, self._held.take, self._membership.job_is_over, traffic_before)
 
     def _enrol_and_pull(self) -> None:
         started, grant = False, 0
@@ -314,9 +317,34 @@ class Replica:
         life = self._membership.worker_id, self._membership.life
         self._stager.open(step, step_seed(self.job.seed, life, step))
 
+    def _push_until_applied(self, push: ValuePush, groups: Sequence[ParameterGroup]) -> StepKind:
+        """A round may close without it, and a lease run out: the values are copies, so they are sent once more."""
+        kind = StepKind.APPLIED
+        request = StepRequest(gradients={}, groups=groups, num_samples=0.0)
+        for _ in range(PUSH_ATTEMPTS):
+            try:
+                self._counts()
+                if self._exchange(request, lambda: self._send_values(push)) is StepKind.APPLIED:
+                    return kind
+            except ExpiredError as error:
+                kind = self._come_back(error)
+        raise RefusedError(
+            f"the values were not taken in {PUSH_ATTEMPTS} attempts: every round closed before they came"
+        )
+
+    def _send_values(self, push: ValuePush) -> StagedFrames:
+        attempt = self._stager.abandon()
+        messages = self._ranks.together(lambda: push.messages(self._step + 1, attempt, self._message_bytes))
+        for shard, message in messages:
+            self._shards.send(shard, message)
+        return StagedFrames.of_values(self._own, attempt, push.num_blocks())
+
     def _take_step(self, request: StepRequest) -> StepKind:
+        return self._exchange(request, lambda: self._staging.stage(request))
+
+    def _exchange(self, request: StepRequest, stage: Callable[[], StagedFrames]) -> StepKind:
         started = time.perf_counter()
-        frames = self._stage(request)
+        frames = stage()
         staged_at = time.perf_counter()
         self._held.expect()
         try:
@@ -338,35 +366,6 @@ class Replica:
             self._shards.commit(shard, WorkerMessage(commit=commit).SerializeToString())
         with self._membership.ending_all_ranks():
             self._shards.wait(range(self.plan.num_shards))
-
-    def _stage(self, request: StepRequest) -> StagedFrames:
-        """Sends the gradients, unless some rank skips the step: then all do.
-
-        A gradient that is not finite makes the step a skip too, because others may wait for it; then the caller learns.
-        """
-        fetched = request.skip or self._on_demand.all_may_be_pushed(request.gradients)
-        skips, unfetched, factors = self._ranks.sums([float(request.skip), float(not fetched), request.factor])
-        if skips:
-            return StagedFrames.of_skip(self._own, self._stager.abandon())
-        if unfetched:
-            raise self._on_demand.refusal(request.gradients)
-        gradients = request.gradients if request.reduced else self._gradients.reduced(request.gradients)
-        staged, failure = self._ranks.together(lambda: self._finish(gradients, request, factors))
-        failures, squares = self._ranks.sums([float(failure is not None), staged.squares])
-        if failures:
-            failure = failure or NonFiniteError("the gradient of another rank of this worker is not finite")
-            return StagedFrames.of_skip(self._own, self._stager.abandon(), failure)
-        self.gradient_norm = None if self._settings.clip_norm is None else squares**0.5
-        return StagedFrames.of_gradients(self._own, staged, clipping_factor(self._settings.clip_norm, squares))
-
-    def _finish(
-        self, gradients: Mapping[int, torch.Tensor], request: StepRequest, factors: float
-    ) -> tuple[StagedStep, NonFiniteError | None]:
-        check_same_on_all(request.factor, factors, self._ranks.num_ranks)
-        try:
-            return self._stager.finish(gradients, request.factor, request.unchanged), None
-        except NonFiniteError as error:
-            return StagedStep(0, frozenset(), 0.0), error
 
     def _settle(self, frames: StagedFrames) -> list[Outcome]:
         """The residual follows each shard's own answer; without one the gradient is dropped."""

@@ -20,8 +20,10 @@ class ShardGroup:
         greetings: Sequence[Hello],
         on_values: Callable[[int, Values, memoryview], None],
         on_job_over: Callable[[ServerDrainingError], None],
+        traffic_before: tuple[int, int, int] = (0, 0, 0),
     ) -> None:
-        """`greetings`: what to say to each shard."""
+        """`greetings`: what to say to each shard; `traffic_before`: of earlier incarnations, see `traffic`."""
+        self._traffic_before = traffic_before
         self._on_job_over = on_job_over
         self._changed = threading.Condition()
         self._error: PushpullError | None = None
@@ -97,14 +99,14 @@ class ShardGroup:
         """Times that the stream broke or could not be opened, by shard."""
         return [client.traffic.failures for client in self.clients]
 
-    def bytes_sent(self) -> int:
-        return sum(client.traffic.bytes_sent for client in self.clients)
-
-    def bytes_resent(self) -> int:
-        return sum(client.traffic.bytes_resent for client in self.clients)
-
-    def bytes_received(self) -> int:
-        return sum(client.traffic.bytes_received for client in self.clients)
+    def traffic(self) -> tuple[int, int, int]:
+        """Bytes sent, received and sent again so far, over all incarnations."""
+        sent, received, resent = self._traffic_before
+        for client in self.clients:
+            sent += client.traffic.bytes_sent
+            received += client.traffic.bytes_received
+            resent += client.traffic.bytes_resent
+        return sent, received, resent
 
     def _open_steps(self) -> list[OpenStep | None]:
         exchanges = [client.exchange for client in self.clients]

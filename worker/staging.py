@@ -22,6 +22,7 @@ from .local_tensors import versions_of
 from .plan import PlanBlock, portions
 from .ranks.gradients import RankGradients
 from .ranks.rank_blocks import RankBlocks
+from .replica_settings import ReplicaSettings
 from .wire import frames_message
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,17 @@ class StagingSettings:
     """Backward passes that make one step."""
     measure_norm: bool = False
     """Sum the squares of all gradients, for clipping."""
+
+    @classmethod
+    def of(cls, settings: ReplicaSettings, message_bytes: int, whole_after_backward: bool) -> "StagingSettings":
+        """What a replica's settings ask for; gradients may leave early only if they are whole after backward."""
+        return cls(
+            message_bytes=message_bytes,
+            num_threads=settings.num_encoder_threads,
+            early=settings.early and whole_after_backward,
+            accumulate=settings.accumulate,
+            measure_norm=settings.clip_norm is not None,
+        )
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """What a step says to the shards, and what their answers mean together. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -43,6 +43,8 @@ class StagedFrames:
     absent: Sequence[Sequence[int]]
     """Its optimised blocks without one, by shard."""
     apply: bool
+    num_values: Sequence[int] | None = None
+    """Blocks whose values are replaced, by shard; None: none anywhere."""
     scale: float = 1.0
     """Clipping factor."""
     failure: NonFiniteError | None = None
@@ -66,6 +68,12 @@ class StagedFrames:
                 absent[block.shard].append(block.id)
         return cls(attempt=staged.attempt, blocks=blocks, absent=absent, apply=True, scale=scale)
 
+    @classmethod
+    def of_values(cls, own: RankBlocks, attempt: int, num_values: Sequence[int]) -> "StagedFrames":
+        """A step that replaces values and has no gradients."""
+        staged = StagedStep(attempt, frozenset(), 0.0)
+        return replace(cls.of_gradients(own, staged, 1.0), num_values=num_values)
+
 
 def clipping_factor(clip_norm: float | None, squares: float) -> float:
     """What a gradient with this sum of squares is multiplied by, as torch's clip_grad_norm_ does it."""
@@ -81,6 +89,7 @@ def commit_of(
         step=step,
         attempt=frames.attempt,
         num_frames=len(frames.blocks[shard]),
+        num_values=0 if frames.num_values is None else frames.num_values[shard],
         verdict=Verdict.VERDICT_APPLY if frames.apply else Verdict.VERDICT_SKIP,
         num_samples=request.num_samples if frames.apply else 0.0,
         scale=frames.scale,

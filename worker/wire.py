@@ -10,10 +10,10 @@ _VALUES = {ShardMessage.VALUES_FIELD_NUMBER: Values.PAYLOAD_FIELD_NUMBER}
 
 
 def frames_message(
-    step: int, attempt: int, blocks: Sequence[int], lengths: Sequence[int], payload: memoryview
+    step: int, attempt: int, blocks: Sequence[int], lengths: Sequence[int], payload: memoryview, values: bool = False
 ) -> bytes:
-    """A serialised `WorkerMessage` with `Frames`; the payload is copied once."""
-    head = Frames(step=step, attempt=attempt, blocks=blocks, lengths=lengths)
+    """A serialised `WorkerMessage` with `Frames`, of gradients or of values; the payload is copied once."""
+    head = Frames(step=step, attempt=attempt, blocks=blocks, lengths=lengths, values=values)
     return join_payload(
         WorkerMessage.FRAMES_FIELD_NUMBER, head.SerializeToString(), Frames.PAYLOAD_FIELD_NUMBER, payload
     )

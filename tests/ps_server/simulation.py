@@ -302,7 +302,7 @@ class Simulation:
         simulated = self.shards[number]
         job = simulated.jobs[0]
         if simulated.passes is None:
-            simulated.passes = deque(simulated.shard.applier.passes(job) if job.parts else ())
+            simulated.passes = deque(simulated.shard.applier.passes(job))
         if simulated.passes:
             current = simulated.passes.popleft()
             current.begin()

@@ -77,7 +77,7 @@ def test_an_initial_value_wider_than_fp32_is_refused() -> None:
         frame = encode("topk:1+fp32", np.ones(SIZES[0], dtype=np.float32))
         assert len(frame) > len(encode("fp32", np.ones(SIZES[0], dtype=np.float32)))
         with pytest.raises(FrameError, match=r"block 0 of p0: .* more than an initial value needs"):
-            shard.parse_initial([0], [len(frame)], frame)
+            shard.parse_values([0], [len(frame)], frame)
         worker.close()
 
 
