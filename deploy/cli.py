@@ -9,7 +9,7 @@ import typer
 
 from ..protos.addresses import server_addresses
 from ..protos.errors import PushpullError, SettingError
-from .environment import LOG_FORMAT, LOG_LEVEL
+from .environment import JOB_NAME, LOG_FORMAT, LOG_LEVEL, RESUME
 from .log_settings import LogFormat, LogLevel, LogSettings
 from .output import CommandStreams, demand_output, give_streams_to_script
 
@@ -204,6 +204,12 @@ def worker(
     patience_seconds: Annotated[
         float | None, typer.Option(min=0, help="How long to try to reach the servers at the start; default: 60.")
     ] = None,
+    job_name: Annotated[
+        str, typer.Option(envvar=JOB_NAME, help="Name of the job that is meant, if it has one (--set name=...).")
+    ] = "",
+    resume: Annotated[
+        bool, typer.Option("--resume", envvar=RESUME, help="Go on with a job also when its run is over.")
+    ] = False,
     linger: Annotated[
         bool, typer.Option("--linger", help="When the script has ended well, stay until SIGTERM.")
     ] = False,
@@ -246,6 +252,8 @@ def worker(
             shape=shape,
             script=[script, *(arguments or [])],
             num_processes=shape.num_ranks,
+            job_name=job_name,
+            resume=resume,
             patience_seconds=patience_seconds,
             logs=logs,
         )
@@ -253,7 +261,7 @@ def worker(
             sys.exit(run_ranks(start))
     give_streams_to_script()
     listen = metrics_of_rank(metrics_listen) if metrics_listen else None
-    become_worker(worker_variables(addresses, worker_id, listen, shape.layout, patience_seconds))
+    become_worker(worker_variables(addresses, worker_id, listen, shape.layout, patience_seconds, job_name, resume))
     speaker.follow(worker_fields)
     start_tracing("pushpull-worker")
     with lingering() if linger else nullcontext():

@@ -10,6 +10,8 @@ WORKER_ID = "PUSHPULL_WORKER_ID"
 METRICS_LISTEN = "PUSHPULL_METRICS_LISTEN"
 LAYOUT = "PUSHPULL_LAYOUT"
 PATIENCE_SECONDS = "PUSHPULL_PATIENCE_SECONDS"
+JOB_NAME = "PUSHPULL_JOB_NAME"
+RESUME = "PUSHPULL_RESUME"
 LOG_FORMAT = "PUSHPULL_LOG_FORMAT"
 LOG_LEVEL = "PUSHPULL_LOG_LEVEL"
 
@@ -130,6 +132,8 @@ def worker_variables(
     metrics_listen: str | None,
     layout: str | None = None,
     patience_seconds: float | None = None,
+    job_name: str = "",
+    resume: bool = False,
 ) -> dict[str, str]:
     """What `connect()` reads. `servers` are host:port, shard 0 first."""
     variables = {SERVERS: ",".join(servers)}
@@ -141,6 +145,10 @@ def worker_variables(
         variables[LAYOUT] = layout
     if patience_seconds is not None:
         variables[PATIENCE_SECONDS] = str(patience_seconds)
+    if job_name:
+        variables[JOB_NAME] = job_name
+    if resume:
+        variables[RESUME] = "1"
     return variables
 
 
@@ -149,7 +157,7 @@ def become_worker(variables: dict[str, str]) -> None:
 
     Its rank stays what torchrun or the launcher made it.
     """
-    for name in (SERVERS, WORKER_ID, METRICS_LISTEN, LAYOUT, PATIENCE_SECONDS):
+    for name in (SERVERS, WORKER_ID, METRICS_LISTEN, LAYOUT, PATIENCE_SECONDS, JOB_NAME, RESUME):
         os.environ.pop(name, None)
     os.environ.update(variables)
 

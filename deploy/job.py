@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..compression.encoder_spec import parse_pull_codec
 from ..compression.parameter_encoders import parse_parameter_encoders
 from ..protos.errors import CodecError, SettingError, UnknownKeyError
-from ..ps_server.config import JobSettings
+from ..ps_server.config import LONGEST_NAME, JobSettings
 from ..worker.layout import parse_layout
 from .job_entries import REMOVED, Entry, PatternMap, read_assignments, read_file
 
@@ -35,6 +35,11 @@ class Job(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    name: str = Field(
+        default=JobSettings.name,
+        max_length=LONGEST_NAME,
+        description="Name of the job, which workers must give when they join (--job-name); default: none.",
+    )
     mode: Literal["sync", "bounded", "async"] = Field(
         default="sync", description="When steps are applied: sync, bounded (or bounded:4) or async."
     )

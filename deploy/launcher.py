@@ -144,6 +144,7 @@ class Launcher:
                 metrics_listen="127.0.0.1:0",
                 shape=shape,
                 script=self._config.script,
+                job_name=self._config.job.name,
                 first_process=sum(len(worker.ranks) for worker in self._workers),
                 num_processes=self._num_processes,
                 logs=self._config.logs.beside_a_display(),
@@ -153,7 +154,8 @@ class Launcher:
         self._display.write_line(f"watch     pushpull status --servers {self._addresses[0]}")
         layout = f" --layout {shapes[-1].layout}" if shapes[-1].layout is not None else ""
         servers = ",".join(self._addresses)
-        self._display.write_line(f"add one   pushpull worker --servers {servers}{layout} {script}")
+        name = f" --job-name {shlex.quote(self._config.job.name)}" if self._config.job.name else ""
+        self._display.write_line(f"add one   pushpull worker --servers {servers}{name}{layout} {script}")
 
     def _supervise(self) -> None:
         """Returns when the last worker has ended and at least one has finished its script."""

@@ -68,7 +68,8 @@ def headline(status: JobStatus) -> str:
     """Which job this is."""
     job = status.job
     codecs = f"push {job.push_codec}  pull {job.pull_codec}"
-    return f"job {job.job_id}  {status.phase}  {_mode(job)}  {codecs}  up {_span(status.age_seconds)}"
+    name = f"{job.name}  " if job.name else ""
+    return f"job {name}{job.job_id}  {status.phase}  {_mode(job)}  {codecs}  up {_span(status.age_seconds)}"
 
 
 def _mode(job: JobSpecification) -> str:

@@ -57,6 +57,8 @@ def summary_object(end: RunEnd) -> dict[str, Any]:
     return {
         "success": end.error is None,
         "error": end.error,
+        "name": end.job.name,
+        "values_of": status.origin.who or None,
         "mode": end.job.mode,
         "push_codec": end.job.push_codec,
         "push_overrides": dict(end.job.push_overrides),

@@ -29,6 +29,9 @@ class WorkerStart:
     """Ranks of other workers that were started on this machine before."""
     num_processes: int
     """That share this machine's cores in all."""
+    job_name: str = ""
+    resume: bool = False
+    """Whether to go on with a job whose run is over."""
     patience_seconds: float | None = None
     """How long it tries to reach the servers; None is the usual."""
     logs: LogSettings = DEFAULT_LOGS
@@ -112,6 +115,8 @@ def start_worker(family: Family, start: WorkerStart) -> WorkerProcesses:
     command = [*pushpull_command("worker"), "--servers", ",".join(start.servers)]
     command += [] if start.worker_id is None else ["--id", str(start.worker_id)]
     command += [] if start.shape.layout is None else ["--layout", start.shape.layout]
+    command += ["--job-name", start.job_name] if start.job_name else []
+    command += ["--resume"] if start.resume else []
     command += [] if start.patience_seconds is None else ["--patience-seconds", str(start.patience_seconds)]
     command += start.logs.options()
     command += ["--metrics-listen", start.metrics_listen or "", "--guard-fd", str(family.guard_fd), *start.script]

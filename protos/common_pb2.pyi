@@ -35,6 +35,7 @@ class ErrorCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     BAD_SETTING: _ClassVar[ErrorCode]
     BAD_REQUEST: _ClassVar[ErrorCode]
     DRAINING: _ClassVar[ErrorCode]
+    RUN_OVER: _ClassVar[ErrorCode]
     BUSY: _ClassVar[ErrorCode]
 MODE_UNSPECIFIED: Mode
 MODE_SYNC: Mode
@@ -59,10 +60,11 @@ OVER_BUDGET: ErrorCode
 BAD_SETTING: ErrorCode
 BAD_REQUEST: ErrorCode
 DRAINING: ErrorCode
+RUN_OVER: ErrorCode
 BUSY: ErrorCode
 
 class JobSpecification(_message.Message):
-    __slots__ = ("job_id", "mode", "staleness_bound", "quorum", "damping", "push_codec", "pull_codec", "block_elements", "lease_seconds", "num_shards", "shard_addresses", "expected_workers", "server_patience_seconds", "seed", "message_bytes", "push_overrides", "layouts", "tensor_splits", "optimizer_state")
+    __slots__ = ("job_id", "mode", "staleness_bound", "quorum", "damping", "push_codec", "pull_codec", "block_elements", "lease_seconds", "num_shards", "shard_addresses", "expected_workers", "server_patience_seconds", "seed", "message_bytes", "push_overrides", "layouts", "tensor_splits", "optimizer_state", "name")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     STALENESS_BOUND_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +84,7 @@ class JobSpecification(_message.Message):
     LAYOUTS_FIELD_NUMBER: _ClassVar[int]
     TENSOR_SPLITS_FIELD_NUMBER: _ClassVar[int]
     OPTIMIZER_STATE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     mode: Mode
     staleness_bound: int
@@ -101,7 +104,8 @@ class JobSpecification(_message.Message):
     layouts: _containers.RepeatedScalarFieldContainer[str]
     tensor_splits: _containers.RepeatedCompositeFieldContainer[TensorSplit]
     optimizer_state: str
-    def __init__(self, job_id: _Optional[str] = ..., mode: _Optional[_Union[Mode, str]] = ..., staleness_bound: _Optional[int] = ..., quorum: _Optional[int] = ..., damping: _Optional[str] = ..., push_codec: _Optional[str] = ..., pull_codec: _Optional[str] = ..., block_elements: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., num_shards: _Optional[int] = ..., shard_addresses: _Optional[_Iterable[str]] = ..., expected_workers: _Optional[int] = ..., server_patience_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., message_bytes: _Optional[int] = ..., push_overrides: _Optional[_Iterable[_Union[CodecOverride, _Mapping]]] = ..., layouts: _Optional[_Iterable[str]] = ..., tensor_splits: _Optional[_Iterable[_Union[TensorSplit, _Mapping]]] = ..., optimizer_state: _Optional[str] = ...) -> None: ...
+    name: str
+    def __init__(self, job_id: _Optional[str] = ..., mode: _Optional[_Union[Mode, str]] = ..., staleness_bound: _Optional[int] = ..., quorum: _Optional[int] = ..., damping: _Optional[str] = ..., push_codec: _Optional[str] = ..., pull_codec: _Optional[str] = ..., block_elements: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., num_shards: _Optional[int] = ..., shard_addresses: _Optional[_Iterable[str]] = ..., expected_workers: _Optional[int] = ..., server_patience_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., message_bytes: _Optional[int] = ..., push_overrides: _Optional[_Iterable[_Union[CodecOverride, _Mapping]]] = ..., layouts: _Optional[_Iterable[str]] = ..., tensor_splits: _Optional[_Iterable[_Union[TensorSplit, _Mapping]]] = ..., optimizer_state: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class CodecOverride(_message.Message):
     __slots__ = ("pattern", "codec")

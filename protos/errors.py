@@ -16,6 +16,7 @@
     │   ├── StepError                  not the step that is due, or incomplete
     │   ├── FutureBaseError            computed from a version that does not exist yet
     │   ├── OverBudgetError            the server's memory or thread budget is used up
+    │   ├── RunOverError               the run has ended; joining again must say that it goes on with it
     │   └── BadRequestError            a message that breaks the protocol
     ├── FencedError                    this incarnation may not act any more
     │   ├── ReplacedError              a newer process has this worker's id
@@ -107,6 +108,10 @@ class OverBudgetError(RefusedError):
     """The server's memory or thread budget is used up."""
 
 
+class RunOverError(RefusedError):
+    """The run has ended; joining again must say that it goes on with it."""
+
+
 class BadRequestError(RefusedError):
     """A message that breaks the protocol."""
 
@@ -192,6 +197,7 @@ CODES: dict[ErrorCode, type[PushpullError]] = {
     ErrorCode.NOT_READY: NotReadyError,
     ErrorCode.OVER_BUDGET: OverBudgetError,
     ErrorCode.BAD_SETTING: SettingError,
+    ErrorCode.RUN_OVER: RunOverError,
     ErrorCode.BAD_REQUEST: BadRequestError,
     ErrorCode.DRAINING: ServerDrainingError,
     ErrorCode.BUSY: BusyError,
@@ -213,6 +219,7 @@ STATUS_OF: dict[ErrorCode, grpc.StatusCode] = {
     ErrorCode.FUTURE_BASE: grpc.StatusCode.FAILED_PRECONDITION,
     ErrorCode.NOT_READY: grpc.StatusCode.UNAVAILABLE,
     ErrorCode.OVER_BUDGET: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ErrorCode.RUN_OVER: grpc.StatusCode.FAILED_PRECONDITION,
     ErrorCode.BAD_SETTING: grpc.StatusCode.INVALID_ARGUMENT,
     ErrorCode.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
     ErrorCode.DRAINING: grpc.StatusCode.FAILED_PRECONDITION,

@@ -18,7 +18,7 @@ ROLE_TRAINER: Role
 ROLE_OBSERVER: Role
 
 class JoinRequest(_message.Message):
-    __slots__ = ("worker_id", "role", "host", "pid", "num_ranks", "layout", "nonce", "replaces")
+    __slots__ = ("worker_id", "role", "host", "pid", "num_ranks", "layout", "nonce", "replaces", "job_name", "resume")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +27,8 @@ class JoinRequest(_message.Message):
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
     REPLACES_FIELD_NUMBER: _ClassVar[int]
+    JOB_NAME_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FIELD_NUMBER: _ClassVar[int]
     worker_id: int
     role: Role
     host: str
@@ -35,7 +37,9 @@ class JoinRequest(_message.Message):
     layout: str
     nonce: int
     replaces: int
-    def __init__(self, worker_id: _Optional[int] = ..., role: _Optional[_Union[Role, str]] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., num_ranks: _Optional[int] = ..., layout: _Optional[str] = ..., nonce: _Optional[int] = ..., replaces: _Optional[int] = ...) -> None: ...
+    job_name: str
+    resume: bool
+    def __init__(self, worker_id: _Optional[int] = ..., role: _Optional[_Union[Role, str]] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., num_ranks: _Optional[int] = ..., layout: _Optional[str] = ..., nonce: _Optional[int] = ..., replaces: _Optional[int] = ..., job_name: _Optional[str] = ..., resume: _Optional[bool] = ...) -> None: ...
 
 class JoinResponse(_message.Message):
     __slots__ = ("worker_id", "incarnation", "job", "num_workers", "life", "replaced")
@@ -70,19 +74,33 @@ class AbsentResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class EnrolRequest(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "plan", "optimizer")
+    __slots__ = ("worker_id", "incarnation", "plan", "optimizer", "values")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
     worker_id: int
     incarnation: int
     plan: _common_pb2.Plan
     optimizer: _common_pb2.OptimizerSpecification
-    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., plan: _Optional[_Union[_common_pb2.Plan, _Mapping]] = ..., optimizer: _Optional[_Union[_common_pb2.OptimizerSpecification, _Mapping]] = ...) -> None: ...
+    values: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., plan: _Optional[_Union[_common_pb2.Plan, _Mapping]] = ..., optimizer: _Optional[_Union[_common_pb2.OptimizerSpecification, _Mapping]] = ..., values: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Origin(_message.Message):
+    __slots__ = ("incarnation", "who", "seconds_ago", "values")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    WHO_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_AGO_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    incarnation: int
+    who: str
+    seconds_ago: float
+    values: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, incarnation: _Optional[int] = ..., who: _Optional[str] = ..., seconds_ago: _Optional[float] = ..., values: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class EnrolResponse(_message.Message):
-    __slots__ = ("state", "grant", "message", "clock")
+    __slots__ = ("state", "grant", "message", "clock", "origin")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[EnrolResponse.State]
@@ -97,11 +115,13 @@ class EnrolResponse(_message.Message):
     GRANT_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     CLOCK_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
     state: EnrolResponse.State
     grant: int
     message: str
     clock: int
-    def __init__(self, state: _Optional[_Union[EnrolResponse.State, str]] = ..., grant: _Optional[int] = ..., message: _Optional[str] = ..., clock: _Optional[int] = ...) -> None: ...
+    origin: Origin
+    def __init__(self, state: _Optional[_Union[EnrolResponse.State, str]] = ..., grant: _Optional[int] = ..., message: _Optional[str] = ..., clock: _Optional[int] = ..., origin: _Optional[_Union[Origin, _Mapping]] = ...) -> None: ...
 
 class ActivateRequest(_message.Message):
     __slots__ = ("worker_id", "incarnation", "last_clock")
@@ -383,7 +403,7 @@ class ShardStatus(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., epoch: _Optional[int] = ..., num_blocks: _Optional[int] = ..., parameter_bytes: _Optional[int] = ..., bytes_pushed: _Optional[int] = ..., bytes_pulled: _Optional[int] = ..., elements_pushed: _Optional[int] = ..., steps_applied: _Optional[int] = ..., duplicates_dropped: _Optional[int] = ..., pushes_refused: _Optional[_Mapping[str, int]] = ..., version_staleness: _Optional[_Union[Summary, _Mapping]] = ..., clock_lag: _Optional[_Union[Summary, _Mapping]] = ..., pulls_waited: _Optional[int] = ..., round: _Optional[int] = ..., peak_memory_bytes: _Optional[int] = ..., non_finite_sums: _Optional[int] = ..., staged_bytes: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., reported_seconds_ago: _Optional[float] = ..., draining: _Optional[bool] = ...) -> None: ...
 
 class JobStatus(_message.Message):
-    __slots__ = ("job", "phase", "round", "workers", "shards", "lease_expiries", "failures", "split_steps", "longest_round_gap_seconds", "age_seconds", "clock", "ending", "num_forgotten", "forgotten")
+    __slots__ = ("job", "phase", "round", "workers", "shards", "lease_expiries", "failures", "split_steps", "longest_round_gap_seconds", "age_seconds", "clock", "ending", "num_forgotten", "forgotten", "origin")
     JOB_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -398,6 +418,7 @@ class JobStatus(_message.Message):
     ENDING_FIELD_NUMBER: _ClassVar[int]
     NUM_FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
     FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
     job: _common_pb2.JobSpecification
     phase: str
     round: int
@@ -412,7 +433,8 @@ class JobStatus(_message.Message):
     ending: str
     num_forgotten: int
     forgotten: WorkerReport
-    def __init__(self, job: _Optional[_Union[_common_pb2.JobSpecification, _Mapping]] = ..., phase: _Optional[str] = ..., round: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., lease_expiries: _Optional[int] = ..., failures: _Optional[int] = ..., split_steps: _Optional[int] = ..., longest_round_gap_seconds: _Optional[float] = ..., age_seconds: _Optional[float] = ..., clock: _Optional[int] = ..., ending: _Optional[str] = ..., num_forgotten: _Optional[int] = ..., forgotten: _Optional[_Union[WorkerReport, _Mapping]] = ...) -> None: ...
+    origin: Origin
+    def __init__(self, job: _Optional[_Union[_common_pb2.JobSpecification, _Mapping]] = ..., phase: _Optional[str] = ..., round: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., lease_expiries: _Optional[int] = ..., failures: _Optional[int] = ..., split_steps: _Optional[int] = ..., longest_round_gap_seconds: _Optional[float] = ..., age_seconds: _Optional[float] = ..., clock: _Optional[int] = ..., ending: _Optional[str] = ..., num_forgotten: _Optional[int] = ..., forgotten: _Optional[_Union[WorkerReport, _Mapping]] = ..., origin: _Optional[_Union[Origin, _Mapping]] = ...) -> None: ...
 
 class Member(_message.Message):
     __slots__ = ("worker_id", "incarnation", "active", "first_round", "start_clock", "observer", "num_ranks")

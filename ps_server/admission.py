@@ -4,8 +4,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from ..protos.errors import BadRequestError, SettingError
-from ..protos.registrar_pb2 import JoinRequest
+from ..protos.registrar_pb2 import JoinRequest, Role
 from .roster import Roster
+from .run_end import RunEnd
 from .workers import Worker
 
 MOST_RANKS = 1024
@@ -33,10 +34,35 @@ class Place:
 class Admission:
     """Invariant: a nonce stands for one incarnation."""
 
-    def __init__(self, roster: Roster) -> None:
+    def __init__(self, job_name: str, roster: Roster) -> None:
+        self.run = RunEnd()
+        self._job_name = job_name
         self._roster = roster
         self._answers: OrderedDict[int, tuple[int, int]] = OrderedDict()
         """(worker id, incarnation) by nonce, oldest first."""
+
+    def check(self, request: JoinRequest) -> bool:
+        """Refuses what does not belong here. True if it goes on with a run that was over.
+
+        Raises:
+            BadRequestError: too many ranks.
+            SettingError: another job is meant.
+            RunOverError: the run has ended, and it does not say that it goes on with it.
+        """
+        if request.num_ranks > MOST_RANKS:
+            raise BadRequestError(
+                f"num_ranks={request.num_ranks} is too many for one worker; use at most {MOST_RANKS}, or more workers"
+            )
+        if request.role == Role.ROLE_OBSERVER:
+            return False
+        if request.job_name != self._job_name:
+            meant = f"the job {request.job_name!r}" if request.job_name else "a job without a name"
+            mine = f"{self._job_name!r}" if self._job_name else "none (--set name=... on shard 0 gives it one)"
+            raise SettingError(
+                f"this worker means {meant}, but the name of these servers' job is {mine}; look whether --servers are the "
+                "right ones, and join with connect(job_name=...), pushpull worker --job-name or PUSHPULL_JOB_NAME"
+            )
+        return self.run.join(request.resume)
 
     def repeated(self, request: JoinRequest) -> Worker | None:
         """The live worker that this very call made when it was asked before."""
@@ -48,13 +74,8 @@ class Admission:
         """Which id it gets, and who has that now.
 
         Raises:
-            BadRequestError: too many ranks.
             SettingError: it has chosen the id of a live worker that was given it by the registrar.
         """
-        if request.num_ranks > MOST_RANKS:
-            raise BadRequestError(
-                f"num_ranks={request.num_ranks} is too many for one worker; use at most {MOST_RANKS}, or more workers"
-            )
         if request.worker_id < 0:
             return Place(self._roster.free_id())
         holder = self._roster.live_holder(request.worker_id)

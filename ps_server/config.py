@@ -7,6 +7,7 @@ from ..protos.errors import SettingError
 MODES = ("sync", "bounded", "async")
 DAMPINGS = ("none", "inverse", "sqrt")
 OPTIMIZER_STATES = ("fp32", "int8")
+LONGEST_NAME = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +18,8 @@ class JobSettings:
         SettingError: two settings contradict each other or one is out of its range.
     """
 
+    name: str = ""
+    """That workers must give when they join; empty is none."""
     mode: str = "sync"
     """`sync` (rounds), `bounded` (bounded staleness) or `async`."""
     staleness_bound: int = 4
@@ -61,6 +64,8 @@ class JobSettings:
     """Bytes of parameters and optimizer state a shard may hold; None is the memory of shard 0's machine."""
 
     def __post_init__(self) -> None:
+        if len(self.name) > LONGEST_NAME:
+            raise SettingError(f"name={self.name[:20]}... has {len(self.name)} characters; use at most {LONGEST_NAME}")
         _one_of("mode", self.mode, MODES)
         _one_of("damping", self.damping, DAMPINGS)
         _one_of("optimizer_state", self.optimizer_state, OPTIMIZER_STATES)

@@ -50,6 +50,13 @@ class DataDealer:
         self._size: int | None = None
         self._started: dict[int, int] = {}
 
+    def begin_anew(self) -> None:
+        """The next epoch is the first again, of any data set."""
+        self._epochs.clear()
+        self._open.clear()
+        self._started.clear()
+        self._size = None
+
     def deal(self, request: DealRequest, members: Set[int]) -> DealResponse:
         """Answers a worker; `members` are the workers that data are dealt to in turns.
 

@@ -1,6 +1,6 @@
 """The right to give the servers their first values. Pure; owned by the registrar."""
 
-from ..protos.registrar_pb2 import EnrolResponse, Initialise
+from ..protos.registrar_pb2 import EnrolRequest, EnrolResponse, Initialise, Origin
 from .roster import Roster
 from .start import Start
 from .workers import Worker
@@ -20,29 +20,41 @@ class Initialisation:
         """Incarnation that may initialise; None while nobody may."""
         self._granted_at = 0.0
         self._shards: set[int] = set()
+        self._brought: Origin = Origin()
+        """What the holder brings."""
+        self._done_at = 0.0
         self.done = False
         """All shards hold their values."""
 
-    def offer(self, now: float, worker: Worker) -> tuple[EnrolResponse, Initialise | None]:
+    def origin(self, now: float) -> Origin | None:
+        """Where the values came from; None until they are there."""
+        if not self.done:
+            return None
+        origin = Origin()
+        origin.CopyFrom(self._brought)
+        origin.seconds_ago = now - self._done_at
+        return origin
+
+    def offer(self, now: float, worker: Worker, request: EnrolRequest) -> tuple[EnrolResponse, Initialise | None]:
         """What an enrolled worker is told, and the order that opens a grant for it, if one does."""
         order = None
         if self._is_free(now, worker) and self._start.may_initialise(now, worker, self._roster):
             self._grant, self._holder, self._granted_at = self._grant + 1, worker.incarnation, now
             self._shards.clear()
+            self._brought = Origin(incarnation=worker.incarnation, who=worker.origin, values=request.values)
             order = Initialise(grant=self._grant, incarnation=worker.incarnation)
         if self._holder == worker.incarnation:
             return EnrolResponse(state=EnrolResponse.STATE_INITIALISE, grant=self._grant), order
         holder = next((other for other in self._roster if other.incarnation == self._holder), None)
         who = "a worker with a smaller id" if holder is None else holder.origin
-        message = f"waiting for {who} to initialise the servers"
-        return EnrolResponse(state=EnrolResponse.STATE_WAIT, message=message), None
+        return waiting(f"waiting for {who} to initialise the servers"), None
 
-    def shard_initialised(self, shard: int, grant: int) -> Initialise | None:
+    def shard_initialised(self, now: float, shard: int, grant: int) -> Initialise | None:
         """A shard holds initial values of all its blocks. The order for when with this one all shards do."""
         if self.done or grant != self._grant or self._holder is None:
             return None
         self._shards.add(shard)
-        self.done = len(self._shards) == self._num_shards
+        self.done, self._done_at = len(self._shards) == self._num_shards, now
         return Initialise(grant=self._grant, done=True, incarnation=self._holder) if self.done else None
 
     def ended(self, incarnation: int) -> None:
@@ -56,3 +68,15 @@ class Initialisation:
             return True
         taking_long = 0 < self._patience_seconds < now - self._granted_at
         return taking_long and self._holder != worker.incarnation
+
+
+def without_values(origin: Origin | None) -> Origin | None:
+    """For people, who do not compare."""
+    if origin is None:
+        return None
+    return Origin(incarnation=origin.incarnation, who=origin.who, seconds_ago=origin.seconds_ago)
+
+
+def waiting(message: str) -> EnrolResponse:
+    """The answer to a worker that must ask again; says for whom it waits."""
+    return EnrolResponse(state=EnrolResponse.STATE_WAIT, message=message)

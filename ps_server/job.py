@@ -13,6 +13,7 @@ def job_message(settings: JobSettings, job_id: str, shard_addresses: Sequence[st
     """What workers and other shards are told."""
     return JobSpecification(
         job_id=job_id,
+        name=settings.name,
         mode=MODE_OF_NAME[settings.mode],
         staleness_bound=settings.staleness_bound,
         quorum=settings.quorum or 0,
@@ -37,6 +38,7 @@ def job_message(settings: JobSettings, job_id: str, shard_addresses: Sequence[st
 def settings_of(job: JobSpecification) -> JobSettings:
     """The settings a shard needs, from the registrar's message; what only the registrar needs keeps its default."""
     return JobSettings(
+        name=job.name,
         mode=NAME_OF_MODE[job.mode],
         staleness_bound=job.staleness_bound,
         quorum=job.quorum or None,

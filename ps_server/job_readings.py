@@ -27,7 +27,7 @@ def _counter(name: str, text: str, *labels: str) -> Family:
 INFO = _gauge(
     "job_info",
     "Settings of the job.",
-    *("mode", "push_codec", "pull_codec", "optimizer_state", "damping", "quorum"),
+    *("name", "mode", "push_codec", "pull_codec", "optimizer_state", "damping", "quorum"),
 )
 PHASE = _gauge("job_phase", "1 for the phase that the job is in, 0 for the others.", "phase")
 CLOCK = _gauge("job_clock", "Rounds that changed something (sync), else the smallest clock of an active worker.")
@@ -139,7 +139,11 @@ def readings(moment: Moment) -> Iterator[Reading]:
 def _settings(settings: JobSettings) -> Iterator[Reading]:
     codecs = settings.push_codec, settings.pull_codec
     quorum = "all" if settings.quorum is None else str(settings.quorum)
-    yield INFO, (settings.mode, *codecs, settings.optimizer_state, settings.damping, quorum), 1
+    yield (
+        INFO,
+        (label_text(settings.name), settings.mode, *codecs, settings.optimizer_state, settings.damping, quorum),
+        1,
+    )
     yield LEASE, (), settings.lease_seconds
     yield PROGRESS_TIMEOUT, (), settings.progress_timeout_seconds
     yield EXPECTED, (), settings.expected_workers

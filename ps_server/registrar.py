@@ -30,7 +30,7 @@ from .contacts import Contacts
 from .dealing import DataDealer
 from .ending import Ending
 from .enrolment import Enrolment, Examined
-from .initialisation import Initialisation
+from .initialisation import Initialisation, waiting
 from .leases import Leases
 from .progress import Progress
 from .roster import Roster
@@ -59,11 +59,12 @@ class Registrar:
         self._settings = settings
         leases = Leases(settings.lease_seconds, tick_seconds)
         self._roster = Roster(num_shards, leases, newest_incarnation, settings.reserved_ids)
-        self._admission = Admission(self._roster)
+        self._admission = Admission(settings.name, self._roster)
         self._start = Start(settings)
         self._enrolment = Enrolment(num_shards, settings)
         self.examine = self._enrolment.examine
         self._initialisation = Initialisation(num_shards, self._start, self._roster, settings.progress_timeout_seconds)
+        self.origin = self._initialisation.origin
         policy = policy_for(settings)
         self._rounds = Rounds(policy, num_shards) if isinstance(policy, Synchronous) else None
         self._dealer = DataDealer(in_turns=self._rounds is not None)
@@ -142,12 +143,14 @@ class Registrar:
         """Grants an incarnation and a lease for each of its ranks; fences the id's earlier incarnation. Asking twice is once.
 
         Raises:
-            BadRequestError, SettingError: see `Admission.place`.
+            BadRequestError, SettingError, RunOverError: see `Admission`.
             ServerDrainingError: the job ends; as of `enrol`, `activate` and `deal`.
         """
         self._ending.check_admits()
         worker, replaced = self._admission.repeated(request), ""
         if worker is None:
+            if self._admission.check(request):
+                self._dealer.begin_anew()
             place = self._admission.place(request)
             if place.replaced is not None:
                 self._end(place.replaced, "replaced", ErrorCode.FENCED_REPLACED)
@@ -166,13 +169,8 @@ class Registrar:
 
     def absent(self, now: float, request: AbsentRequest) -> None:
         """The processes of a worker have ended, says who started them: the first step does not wait for it."""
-        if self._start.open:
-            return
-        worker = self._roster.live_holder(request.worker_id)
-        if worker is None:
-            self._start.absent(request)
-        elif worker.is_process(request.host, request.pids):
-            self._start.absent(request)
+        worker = self._start.absent(request, self._roster.live_holder(request.worker_id))
+        if worker is not None:
             self.leave(now, worker.worker_id, worker.incarnation, WorkerReport(), request.failure, whole_worker=True)
         self._maybe_open(now)
 
@@ -191,13 +189,14 @@ class Registrar:
         self._start.enrolled(now)
         if self._initialisation.done:
             if not self.installed_everywhere(self._ready_view):
-                return _wait("waiting for every shard to take its parameters over")
+                return waiting("waiting for every shard to take its parameters over")
             self._maybe_open(now)
-            return EnrolResponse(state=EnrolResponse.STATE_READY, clock=self._progress.job_clock)
+            clock, origin = self._progress.job_clock, self._initialisation.origin(now)
+            return EnrolResponse(state=EnrolResponse.STATE_READY, clock=clock, origin=origin)
         missing = self._acknowledged.first_without_plan
         if missing is not None:
-            return _wait(f"waiting for shard {missing} to take the plan")
-        answer, order = self._initialisation.offer(now, worker)
+            return waiting(f"waiting for shard {missing} to take the plan")
+        answer, order = self._initialisation.offer(now, worker, request)
         self._orders += [] if order is None else [RegistrarOrder(initialise=order)]
         return answer
 
@@ -272,6 +271,7 @@ class Registrar:
         if rank > 0 and not failure and not whole_worker:
             self._roster.end_rank(worker, rank)
             return
+        worker.left_in_order = not failure and not whole_worker
         worker.failure = failure[:MOST_FAILURE_CHARACTERS]
         self._end(worker, "failed" if failure else "left", ErrorCode.BAD_STEP)
         self.failures += bool(failure)
@@ -296,7 +296,7 @@ class Registrar:
             case "view_installed":
                 self._acknowledged.view_installed(shard, report.view_installed.number)
             case "initialised":
-                order = self._initialisation.shard_initialised(shard, report.initialised.grant)
+                order = self._initialisation.shard_initialised(now, shard, report.initialised.grant)
                 if order is not None:
                     self._orders.append(RegistrarOrder(initialise=order))
                     # orders arrive in order: a shard that has this view has taken its parameters over
@@ -347,6 +347,7 @@ class Registrar:
         self.contacts.forget(worker.incarnation)
         self._closing.forget(worker)
         self._initialisation.ended(worker.incarnation)
+        self._admission.run.ended(worker, self._roster.num_enrolled, self._roster.largest_clock)
 
     def _expire(self, worker: Worker) -> None:
         self._end(worker, "expired", ErrorCode.FENCED_EXPIRED)
@@ -393,7 +394,3 @@ class Registrar:
             begun = self._rounds is not None and self._rounds.has_begun(self._roster.members)
             if self._ending.comes_now(now, self.rounds_closed, begun):
                 self._orders.append(RegistrarOrder(end=JobEnd(message=self._ending.message)))
-
-
-def _wait(message: str) -> EnrolResponse:
-    return EnrolResponse(state=EnrolResponse.STATE_WAIT, message=message)

@@ -27,6 +27,7 @@ from ..protos.registrar_pb2 import (
     JoinResponse,
     LeaveRequest,
     LeaveResponse,
+    Origin,
     PauseRequest,
     PauseResponse,
     RegistrarOrder,
@@ -34,8 +35,10 @@ from ..protos.registrar_pb2 import (
     ShardReport,
 )
 from ..protos.registrar_pb2_grpc import RegistrarServicer
+from ..protos.values_digest import values_checksum
 from . import job_readings
 from .config import JobSettings
+from .initialisation import without_values
 from .job import job_message
 from .links import LinkedShard, OrderStream
 from .metrics import ServerMetrics
@@ -197,6 +200,7 @@ class RegistrarService(RegistrarServicer):
                 clock=registrar.job_clock,
                 num_forgotten=registrar.roster.num_forgotten,
                 forgotten=registrar.roster.forgotten,
+                origin=without_values(registrar.origin(now)),
             )
 
     def Link(self, request_iterator: Iterator[ShardReport], context: grpc.ServicerContext) -> Iterator[RegistrarOrder]:
@@ -265,6 +269,10 @@ class RegistrarService(RegistrarServicer):
     def _send_orders(self) -> None:
         for order in self._registrar.take_orders():
             match order.WhichOneof("order"):
+                case "initialise" if order.initialise.done:
+                    origin = self._registrar.origin(time.monotonic()) or Origin()
+                    checksum = values_checksum(origin.values)
+                    log.info("servers initialised", values_of=origin.who, checksum=checksum)
                 case "install_plan":
                     order.install_plan.job.CopyFrom(self._job())
                 case "close":

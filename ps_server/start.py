@@ -22,10 +22,16 @@ class Start:
     _absent: dict[int, AbsentRequest] = field(default_factory=dict)
     """Expected workers that will not come, as whoever starts them has said, by id."""
 
-    def absent(self, request: AbsentRequest) -> None:
-        """One of the expected workers has ended."""
+    def absent(self, request: AbsentRequest, holder: Worker | None) -> Worker | None:
+        """One of the expected workers has ended, before training began: `holder`, who has its id, if that is the same process.
+
+        Once training has begun only leases count; and another process with that id is not meant.
+        """
+        if self.open or (holder is not None and not holder.is_process(request.host, request.pids)):
+            return None
         if request.worker_id < self.settings.expected_workers:
             self._absent[request.worker_id] = request
+        return holder
 
     def joined(self, worker: Worker) -> None:
         """Somebody has come after all, unless it is the process that has ended meanwhile."""

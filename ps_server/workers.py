@@ -43,6 +43,8 @@ class Worker:
     """Whose lease ran out."""
     suspended: str = ""
     """Why it was suspended, for people; empty unless it is."""
+    left_in_order: bool = False
+    """It said goodbye at the end of its script, neither failed nor told to end."""
     failure: str = ""
     """What went wrong, as it said itself."""
 

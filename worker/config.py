@@ -17,6 +17,8 @@ WORKER_ID_VARIABLE = "PUSHPULL_WORKER_ID"
 METRICS_VARIABLE = "PUSHPULL_METRICS_LISTEN"
 LAYOUT_VARIABLE = "PUSHPULL_LAYOUT"
 PATIENCE_VARIABLE = "PUSHPULL_PATIENCE_SECONDS"
+JOB_NAME_VARIABLE = "PUSHPULL_JOB_NAME"
+RESUME_VARIABLE = "PUSHPULL_RESUME"
 RANK_VARIABLE = "RANK"
 NUM_RANKS_VARIABLE = "WORLD_SIZE"
 LOCAL_RANK_VARIABLE = "LOCAL_RANK"
@@ -39,6 +41,10 @@ class WorkerConfig:
     """How long to try to reach the registrar at the start."""
     layout: Layout | None = None
     """How the ranks of this worker split the model; None is the job's layout with that many ranks."""
+    job_name: str = ""
+    """Of the job that is meant; empty is one without a name."""
+    resume: bool = False
+    """Whether to go on with a job whose run is over."""
     rank: int = 0
     num_ranks: int = 1
     """Processes of this worker."""
@@ -52,6 +58,8 @@ def worker_config(
     metrics_listen: str | None = None,
     patience_seconds: float | None = None,
     layout: str | None = None,
+    job_name: str | None = None,
+    resume: bool | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> WorkerConfig:
     """Arguments, and the environment for those that are None.
@@ -67,6 +75,8 @@ def worker_config(
         metrics_listen=metrics_listen or variables.get(METRICS_VARIABLE) or None,
         patience_seconds=_patience_seconds(patience_seconds, variables),
         layout=_layout(layout or variables.get(LAYOUT_VARIABLE), num_ranks),
+        job_name=variables.get(JOB_NAME_VARIABLE, "") if job_name is None else job_name,
+        resume=variables.get(RESUME_VARIABLE, "") not in ("", "0") if resume is None else resume,
         rank=rank,
         local_rank=_number(LOCAL_RANK_VARIABLE, variables, 0),
         num_ranks=num_ranks,

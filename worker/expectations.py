@@ -12,6 +12,7 @@ from ..protos.status_terms import NAME_OF_MODE
 def job_values(job: JobSpecification) -> dict[str, object]:
     """The job's settings by their names in a job file."""
     return {
+        "name": job.name or None,
         "mode": NAME_OF_MODE[job.mode],
         "staleness_bound": job.staleness_bound,
         "quorum": job.quorum or None,

@@ -21,7 +21,7 @@ from ..protos.registrar_pb2 import JoinResponse, WorkerReport
 from .ending import failure_text
 from .heartbeat import Heartbeat
 from .ranks.group import Ranks
-from .registrar_client import RegistrarClient
+from .registrar_client import UNNAMED_JOB, RegistrarClient, WantedJob
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +39,12 @@ class Membership:
         ranks: Ranks,
         layout: str,
         report: Callable[[], WorkerReport],
+        wanted: WantedJob = UNNAMED_JOB,
     ) -> None:
         self.registrar = registrar
         self._ranks = ranks
         self._layout = layout
+        self._wanted = wanted
         self.on_end: Callable[[PushpullError], None] = lambda error: None
         """Told from the heartbeat's thread when this incarnation may not act any more, or the job is over."""
         self._report = report
@@ -149,7 +151,7 @@ class Membership:
         self.registrar.give_up(error)
 
     def _join(self, worker_id: int) -> JoinResponse:
-        response = self._ranks.from_first(lambda: self.registrar.join(worker_id, self._ranks.num_ranks, self._layout))
+        response = self._ranks.from_first(lambda: self._ask(worker_id))
         self.registrar.speak_for(response)
         if response.replaced and self._ranks.rank == 0:
             logger.warning(
@@ -165,6 +167,9 @@ class Membership:
         with contextlib.suppress(grpc.RpcError):
             self._heartbeat.beat()
         return bool(self._heartbeat.suspended)
+
+    def _ask(self, worker_id: int) -> JoinResponse:
+        return self.registrar.join(worker_id, self._ranks.num_ranks, self._layout, self._wanted)
 
     def _check_may_rejoin(self) -> None:
         if self._told_to_end:

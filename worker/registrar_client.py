@@ -6,7 +6,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -54,6 +54,19 @@ TRANSIENT_STATUSES = frozenset(
 """CANCELLED: a server that is short of threads ends calls of which nothing has come yet."""
 
 
+@dataclass(frozen=True)
+class WantedJob:
+    """Which job a worker means to join, and how."""
+
+    name: str = ""
+    """The job's; empty is one without a name."""
+    resume: bool = False
+    """Also one whose run is over is gone on with."""
+
+
+UNNAMED_JOB = WantedJob()
+
+
 @dataclass
 class CallCounts:
     """Calls of one process so far."""
@@ -90,7 +103,9 @@ class RegistrarClient:
         self._closing = threading.Event()
         self._over: PushpullError | None = None
 
-    def join(self, worker_id: int, num_ranks: int = 1, layout: str = "") -> JoinResponse:
+    def join(
+        self, worker_id: int, num_ranks: int = 1, layout: str = "", wanted: WantedJob = UNNAMED_JOB
+    ) -> JoinResponse:
         """Takes the id, or any free one if it is negative. An answer that is lost is given again, not a second place."""
         request = JoinRequest(
             worker_id=worker_id,
@@ -101,6 +116,8 @@ class RegistrarClient:
             layout=layout,
             nonce=secrets.randbits(64) or 1,
             replaces=self.incarnation,
+            job_name=wanted.name,
+            resume=wanted.resume,
         )
         # Nothing else is under way with the registrar, so each attempt may have a channel of its own: one that could not
         # resolve a name would wait ever longer before it tries again.
@@ -120,9 +137,10 @@ class RegistrarClient:
         self.patience_setting = "server_patience_seconds"
         self._beat_timeout_seconds = min(HEARTBEAT_TIMEOUT_SECONDS, (job.lease_seconds or 10.0) / 2)
 
-    def enrol(self, plan: Plan, optimizer: OptimizerSpecification) -> EnrolResponse:
+    def enrol(self, plan: Plan, optimizer: OptimizerSpecification, values: Sequence[int] = ()) -> EnrolResponse:
         """Asks until this worker may initialise or the parameters are ready, or for half a minute; tells people why."""
-        request = EnrolRequest(worker_id=self.worker_id, incarnation=self.incarnation, plan=plan, optimizer=optimizer)
+        who = {"worker_id": self.worker_id, "incarnation": self.incarnation}
+        request = EnrolRequest(**who, plan=plan, optimizer=optimizer, values=values)
         waiting = _Waiting()
         while True:
             response: EnrolResponse = self._call(self._stub.Enrol, request)

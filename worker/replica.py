@@ -10,15 +10,14 @@ import torch
 from ..compression.spec import parse_codec
 from ..protos.common_pb2 import Mode, OptimizerSpecification, ParameterGroup
 from ..protos.errors import ExpiredError, PushpullError, RefusedError
-from ..protos.registrar_pb2 import EnrolResponse
 from ..protos.shard_pb2 import Outcome, WorkerMessage
 from .block_encoding import encoding_of
 from .changed_values import ChangedValues
+from .entrance import ASK_AGAIN_SECONDS, Entrance
 from .followed_values import receiver_for
 from .gradient_encoder import encoders_of, step_seed
 from .greeting import greetings
 from .held_values import HeldValues
-from .initialise import upload_initial_values
 from .membership import Membership
 from .on_demand import OnDemand
 from .open_exchange import OpenStep
@@ -34,7 +33,6 @@ from .value_pushes import ValuePush, value_pushes
 
 logger = logging.getLogger(__name__)
 
-ASK_AGAIN_SECONDS = 0.02
 REJOIN_ATTEMPTS = 5
 PUSH_ATTEMPTS = 100
 """Of values, before giving up: with a quorum a round may close without them, again and again."""
@@ -67,13 +65,13 @@ class Replica:
         self.timings = Timings()
         self._membership = membership
         self.job = membership.job
-        self._optimizer = optimizer
         self._settings = settings
         self._memory = model.memory
         receiver = receiver_for(parse_codec(self.job.pull_codec), model.memory, len(plan.blocks))
         self._held = HeldValues(model.blocks, model.memory, receiver, model.num_parameters)
         self._pulls = Pulls(model, self._held, self._on_demand)
         self._message_bytes = self.job.message_bytes or DEFAULT_MESSAGE_BYTES
+        self._entrance = Entrance(membership, model, optimizer, self._message_bytes)
         self._stager = Stager(
             model.blocks,
             model.gradients,
@@ -248,27 +246,8 @@ class Replica:
         return ShardGroup(self.job, hellos, self._held.take, self._membership.job_is_over, traffic_before)
 
     def _enrol_and_pull(self) -> None:
-        started, grant = False, 0
-        while True:
-            answer = self._ranks.from_first(self._enrol)
-            if not started:
-                self._shards.start()
-                started = True
-            if answer.state == EnrolResponse.STATE_READY:
-                break
-            if answer.state == EnrolResponse.STATE_INITIALISE and answer.grant != grant:
-                grant = answer.grant
-                self._ranks.together(partial(self._upload, grant))
-            self._ranks.together(self._shards.check)
-            time.sleep(ASK_AGAIN_SECONDS)
-        self.clock = answer.clock
+        self.clock = self._entrance.enter(self._shards)
         self._pulls.everything(self._shards)
-
-    def _enrol(self) -> EnrolResponse:
-        return self._membership.registrar.enrol(self.plan.to_message(), self._optimizer)
-
-    def _upload(self, grant: int) -> None:
-        upload_initial_values(self._own, self._memory, self._shards, grant, self._message_bytes)
 
     def _counts(self) -> bool:
         """Sees to it that this worker counts. False if it did not, and the newest values were pulled."""

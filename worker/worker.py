@@ -33,7 +33,7 @@ from .ranks.start import layout_mesh, layout_with, open_ranks
 from .readings import FAMILIES, WorkerReadings
 from .recorded_steps import OptimizerParts
 from .recorder import Recorder
-from .registrar_client import RegistrarClient
+from .registrar_client import RegistrarClient, WantedJob
 from .replica_settings import ReplicaSettings, num_usable_encoder_threads
 from .share import loader_of, share_dealt, share_strided, shared_epoch
 from .tracing import step_tracer
@@ -81,7 +81,10 @@ class Worker:
         self._recorder = Recorder(self._metrics, tracer, progress_log, begin=tracer.begin)
         try:
             named = "" if config.layout is None else config.layout.spec
-            self._membership = Membership(self._registrar, config.worker_id, self._ranks, named, self._recorder.report)
+            wanted = WantedJob(config.job_name, config.resume)
+            self._membership = Membership(
+                self._registrar, config.worker_id, self._ranks, named, self._recorder.report, wanted
+            )
             self._sigterm.leave = self._membership.leave_at_once
             self._training = Training(self._membership, self._ranks, self._ledger)
             identity.job = self._membership.job.job_id

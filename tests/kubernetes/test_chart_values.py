@@ -91,6 +91,7 @@ def test_a_wrong_value_is_refused_with_its_place_and_what_is_wrong(values: dict[
 
 # Of each setting of a job: a value that is right, and values that are not.
 SETTINGS: dict[str, tuple[Any, list[Any]]] = {
+    "name": ("cats", [3, "n" * 101]),
     "mode": ("bounded:4", ["bounded4", "synchronous"]),
     "staleness_bound": (0, [-1, "many"]),
     "quorum": (1, [0, "all"]),
@@ -104,6 +105,7 @@ SETTINGS: dict[str, tuple[Any, list[Any]]] = {
     "tensor_splits": ({"*.q.*": 0}, [0, {"*.q.*": "first"}]),
     "lease_seconds": (2.5, [0, "long"]),
     "expected_workers": (3, [-1, "all"]),
+    "reserved_ids": (3, [-1, "all"]),
     "start_timeout_seconds": (900, [0, "long"]),
     "progress_timeout_seconds": (0, [-1, "long"]),
     "server_patience_seconds": (60, [0, "long"]),

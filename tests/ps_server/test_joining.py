@@ -1,10 +1,20 @@
 """Joining, and who counts before the first step: the registrar as a state machine, time as a number."""
 
 import pytest
-from registrar_script import Key, Script
+from raw_worker import plan_for, sgd
+from registrar_script import Key, Script, two_active
 
-from pushpull.protos.errors import ExpiredError, ReplacedError, SettingError
-from pushpull.protos.registrar_pb2 import AbsentRequest, EnrolResponse, JoinRequest, JoinResponse, WorkerReport
+from pushpull.protos.errors import ExpiredError, ReplacedError, RunOverError, SettingError
+from pushpull.protos.registrar_pb2 import (
+    AbsentRequest,
+    DealRequest,
+    EnrolRequest,
+    EnrolResponse,
+    JoinRequest,
+    JoinResponse,
+    Role,
+    WorkerReport,
+)
 
 
 def join(script: Script, worker_id: int = -1, nonce: int = 0, **who: object) -> JoinResponse:
@@ -228,3 +238,106 @@ class TestWhoInitialises:
         script.at(70.0, hung, second)
         answer = script.enrol(second)
         assert (answer.state, answer.grant) == (EnrolResponse.STATE_INITIALISE, 2)
+
+
+class TestASecondRun:
+    """Of standing servers: it is refused, unless it says that it goes on with the first."""
+
+    def finished(self, **settings: object) -> Script:
+        """A job that one worker has trained for a step, and left in order."""
+        script = Script(**settings)
+        worker = script.ready()
+        script.activate(worker)
+        script.staged(worker, 1, 1)
+        script.registrar.leave(script.now, *worker, WorkerReport(), "")
+        return script
+
+    def test_is_refused_at_once(self) -> None:
+        script = self.finished()
+        with pytest.raises(RunOverError, match=r"worker 0 .* at clock 1\..*resume=True"):
+            join(script)
+
+    def test_is_let_in_when_it_says_so_and_has_the_data_anew(self) -> None:
+        script = self.finished()
+        deal = DealRequest(epoch=0, dataset_size=10, batch_size=10, num_lots=1)
+        script.registrar._dealer.deal(DealRequest(worker_id=0, epoch=3, dataset_size=12, batch_size=12), set())
+        again = join(script, resume=True)
+        deal.worker_id, deal.incarnation = key(again)
+        assert [lot.size for lot in script.registrar.deal(script.now, deal).lots] == [10]
+
+    @pytest.mark.parametrize("end", ["fails", "expires", "told to end"])
+    def test_goes_on_by_itself_where_the_last_worker_did_not_finish(self, end: str) -> None:
+        """Preempted machines come back without a word."""
+        script = Script(lease_seconds=3)
+        worker = script.ready()
+        script.activate(worker)
+        script.staged(worker, 1, 1)
+        match end:
+            case "fails":
+                script.registrar.leave(script.now, *worker, WorkerReport(), "ValueError: no")
+            case "told to end":
+                script.registrar.leave(script.now, *worker, WorkerReport(), "", whole_worker=True)
+            case "expires":
+                script.at(4.0)
+        script.ready()
+
+    def test_is_not_what_comes_back_of_the_first_when_others_have_finished_meanwhile(self) -> None:
+        script, first, second = two_active()
+        script.staged(first, 1, 1)
+        script.staged(second, 1, 1)
+        script.registrar.leave(script.now, *second, WorkerReport(), "", whole_worker=True)
+        script.registrar.leave(script.now, *first, WorkerReport(), "")
+        back = script.ready(1)
+        script.registrar.leave(script.now, *back, WorkerReport(), "")
+        with pytest.raises(RunOverError):
+            join(script)
+
+    def test_is_none_before_anybody_has_trained(self) -> None:
+        script = Script()
+        worker = script.ready()
+        script.registrar.leave(script.now, *worker, WorkerReport(), "")
+        script.ready()
+
+    def test_is_none_while_somebody_trains(self) -> None:
+        script, first, second = two_active()
+        script.staged(first, 1, 1)
+        script.staged(second, 1, 1)
+        script.registrar.leave(script.now, *first, WorkerReport(), "")
+        script.ready()
+
+    def test_may_be_looked_at(self) -> None:
+        join(self.finished(), role=Role.ROLE_OBSERVER)
+
+
+class TestTheJobsName:
+    @pytest.mark.parametrize(("name", "given"), [("cats", ""), ("cats", "dogs"), ("", "dogs")])
+    def test_another_is_refused_with_both(self, name: str, given: str) -> None:
+        with pytest.raises(SettingError) as refused:
+            join(Script(name=name), job_name=given)
+        assert (repr(given) if given else "without a name") in str(refused.value)
+        assert (repr(name) if name else "none") in str(refused.value)
+
+    @pytest.mark.parametrize("name", ["", "cats"])
+    def test_the_same_is_let_in(self, name: str) -> None:
+        assert join(Script(name=name), job_name=name).incarnation
+
+
+class TestWhereTheValuesCameFrom:
+    def test_whoever_is_ready_learns_it(self) -> None:
+        script = Script()
+        first = key(join(script, host="a", pid=7))
+        request = EnrolRequest(
+            worker_id=first[0], incarnation=first[1], plan=plan_for(2), optimizer=sgd(), values=[5, 6, 7, 8]
+        )
+        for _ in range(3):
+            script.registrar.enrol(script.now, request)
+            script.pump()
+        script.at(2.0, first)
+        late = script.join()
+        origin = script.enrol(late).origin
+        assert (origin.who, origin.incarnation, list(origin.values)) == (
+            "worker 0 (process 7 on a)",
+            first[1],
+            [5, 6, 7, 8],
+        )
+        assert origin.seconds_ago == 2.0
