@@ -17,8 +17,11 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from .log_settings import LogFormat, LogLevel, LogSettings
+from .output import LAST_WORDS_SECONDS
+from .talk import talk_of
 
 OURS = "pushpull"
+TRANSPORT = "grpc"
 FIRST_KEYS = ("timestamp", "level", "event", "job", "role", "shard", "worker", "incarnation", "rank", "step")
 """What every line of JSON begins with, as far as it is known."""
 MOST_CHARACTERS = 2000
@@ -43,7 +46,8 @@ class Speaker:
 class FloodGuard(logging.Filter):
     """Lets only so many lines of one kind through, so that no client can fill a disk. The next one says how many are missing.
 
-    A kind is a logger of ours with a text before its values are put in. Other loggers are the user's business.
+    A kind is a logger of ours with a text before its values are put in, or a logger of gRPC, whose texts hold what strangers
+    send. Other loggers are the user's business.
     """
 
     def __init__(self, burst: int = 200, per_second: float = 0.2, clock: Callable[[], float] = time.monotonic) -> None:
@@ -53,10 +57,13 @@ class FloodGuard(logging.Filter):
         self._kinds: dict[tuple[str, str], _Kind] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.name.partition(".")[0] != OURS:
+        family = record.name.partition(".")[0]
+        if family not in (OURS, TRANSPORT):
             return True
         said = record.msg
         text = str(said.get("event")) if isinstance(said, dict) else str(said)
+        if family == TRANSPORT:
+            text = record.levelname
         now = self._clock()
         with self._lock:
             kind = self._kinds.setdefault((record.name, text), _Kind(float(self._burst), now))
@@ -102,8 +109,19 @@ class LogHandler(logging.StreamHandler[Any]):
         )
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not self._silent():
-            super().emit(record)
+        """Never waits for who reads, where standard error is that of one of our commands: `Talk` writes it."""
+        if self._silent():
+            return
+        try:
+            self.stream.write(self.format(record) + self.terminator)
+        except Exception:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        super().flush()
+        talk = talk_of(self.stream)
+        if talk is not None:
+            talk.drain(LAST_WORDS_SECONDS)
 
 
 def configure_logs(settings: LogSettings, speaker: Speaker, *, beside_a_script: bool = False) -> None:

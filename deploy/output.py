@@ -3,13 +3,19 @@
 An answer that nobody gets is an error and never lost in silence. What is said besides may be lost: nothing stops for it.
 """
 
+import atexit
 import io
 import os
 import sys
 
 from ..protos.errors import UnwritableOutputError
+from .talk import Talk
 
 _INPUT, _OUTPUT, _ERRORS = 0, 1, 2
+_BUFFER_BYTES = 1 << 18
+"""More than a line has: lines come whole or not at all."""
+LAST_WORDS_SECONDS = 1.0
+"""That a process waits at its end for who reads its standard error."""
 
 
 class CommandStreams:
@@ -19,7 +25,9 @@ class CommandStreams:
         fill_closed_descriptors()
         self._answers = _Answers(_OUTPUT, "w", closefd=False)
         sys.stdout = _text(self._answers)
-        sys.stderr = _text(_Talk(_ERRORS, "w", closefd=False))
+        self._talk = Talk(_ERRORS)
+        sys.stderr = _text(self._talk)
+        atexit.register(self._talk.end, LAST_WORDS_SECONDS)
 
     def finish(self) -> None:
         """Raises UnwritableOutputError if a part of the answer could not be written, whoever went on after that."""
@@ -76,18 +84,8 @@ class _Answers(io.FileIO):
         return memoryview(data).nbytes  # type: ignore[arg-type]
 
 
-class _Talk(io.FileIO):
-    """Drops what cannot be written."""
-
-    def write(self, data: object) -> int:
-        try:
-            return super().write(data)  # type: ignore[arg-type]
-        except OSError:
-            return memoryview(data).nbytes  # type: ignore[arg-type]
-
-
 def _text(file: io.FileIO) -> io.TextIOWrapper:
-    return io.TextIOWrapper(io.BufferedWriter(file), errors="backslashreplace", line_buffering=True)
+    return io.TextIOWrapper(io.BufferedWriter(file, _BUFFER_BYTES), errors="backslashreplace", line_buffering=True)
 
 
 def _unwritable(reason: str) -> UnwritableOutputError:

@@ -13,7 +13,8 @@ from ..protos.ending_signals import ending_signals
 from ..ps_server.config import ServerConfig
 from ..ps_server.server import Server
 from .logs import Speaker, writes_json
-from .output import output_is_closed
+from .output import LAST_WORDS_SECONDS, output_is_closed
+from .talk import LINES_DROPPED, STANDARD_ERROR, drain_standard_error, let_nobody_wait_for, talk_of
 from .tracing import shard_observer
 
 
@@ -25,6 +26,9 @@ def serve(config: ServerConfig, announce_fd: int | None, speaker: Speaker) -> No
     where the server listens, and the descriptor is closed.
     """
     server = Server(config, shard_observer(config.shard))
+    let_nobody_wait_for(STANDARD_ERROR)
+    if (talk := talk_of(sys.stderr)) is not None:
+        server.watch([LINES_DROPPED], lambda: [(LINES_DROPPED, (), talk.num_dropped)])
     speaker.follow(lambda: {"job": server.job_id} if server.job_id else {})
     server.start()
     drainer = threading.Thread(target=server.drain, name="drain", daemon=True)
@@ -59,6 +63,7 @@ def _end_at_last(shard: int) -> None:
     """Whatever still goes on then - a step that is being applied, say - will not be told to anybody."""
     time.sleep(SERVER_END_SECONDS)
     print(f"pushpull: shard {shard} did not end in order within {SERVER_END_SECONDS:g} s", file=sys.stderr, flush=True)
+    drain_standard_error(LAST_WORDS_SECONDS)
     os._exit(0)
 
 

@@ -3,7 +3,7 @@
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ from ..protos.deadlines import (
     UNLINK_SECONDS,
 )
 from ..protos.errors import PortInUseError
-from ..protos.exposition import Reading, memory_limit_bytes
+from ..protos.exposition import Family, Reading, memory_limit_bytes
 from ..protos.metrics_endpoint import MetricsEndpoint
 from ..protos.registrar_pb2 import ShardHello
 from ..protos.registrar_pb2_grpc import add_RegistrarServicer_to_server
@@ -111,6 +111,10 @@ class Server:
         self._link_up()
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
         log.info("serving", shard=config.shard, address=self.address, metrics=self.metrics_address)
+
+    def watch(self, families: Sequence[Family], read: Callable[[], Iterable[Reading]]) -> None:
+        """Shows Prometheus figures of the process that this server does not know of itself."""
+        self._metrics.watch(families, read)
 
     def wait_for_end(self) -> None:
         """Returns when the end has begun: by `drain`, by `stop`, by the end of the job, or by an error."""

@@ -13,6 +13,7 @@ from ..protos.deadlines import INSISTS_AFTER_SECONDS, WORKER_END_SECONDS
 from ..protos.ending_signals import ending_signals
 from ..protos.errors import ServerDrainingError
 
+LAST_WORDS_SECONDS = 0.5
 LONGEST_END_SECONDS = WORKER_END_SECONDS
 EXIT_STATUS = 128 + signal.SIGTERM
 _ORDERLY = (None, 0, *(128 + number for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)))
@@ -118,10 +119,11 @@ class EndOnSigterm:
         time.sleep(max(0.0, self._requested_at + LONGEST_END_SECONDS - time.monotonic()))
         name = signal.Signals(number).name
         text = f"pushpull: this process was still busy {LONGEST_END_SECONDS:g} s after {name}; it ends now\n"
-        try:
-            os.write(2, text.encode())
-        finally:
-            os._exit(self.exit_status)
+        # by a thread: where nobody reads standard error, writing may take for ever
+        saying = threading.Thread(target=os.write, args=(2, text.encode()), daemon=True)
+        saying.start()
+        saying.join(LAST_WORDS_SECONDS)
+        os._exit(self.exit_status)
 
     def _forget_in_child(self) -> None:
         # A signal of a forked child, which data loaders end by SIGTERM, must not reach the pipe, which the child shares.

@@ -111,6 +111,13 @@ def test_a_scripts_own_lines_are_never_held_back() -> None:
     assert all(guard.filter(record("mine", logger="my.script")) for _ in range(10))
 
 
+def test_what_strangers_make_grpc_say_is_held_back_whatever_it_says() -> None:
+    guard = FloodGuard(burst=3, per_second=0.0)
+    lines = [record(f"Exception deserializing {number}", logger="grpc._server") for number in range(10)]
+    assert [guard.filter(line) for line in lines] == [True] * 3 + [False] * 7
+    assert len(guard._kinds) == 1
+
+
 BESIDE_A_SCRIPT = """
 import logging
 from pushpull.deploy.log_settings import LogSettings

@@ -7,6 +7,7 @@ from typing import TypeVar
 from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
 
+from pushpull.deploy.talk import LINES_DROPPED
 from pushpull.protos.exposition import Family
 from pushpull.ps_server import job_readings, shard_readings
 from pushpull.ps_server.metrics import ServerMetrics
@@ -30,7 +31,7 @@ class Shown:
     text: str
 
 
-SERVER_FAMILIES = (*shard_readings.FAMILIES, *job_readings.FAMILIES)
+SERVER_FAMILIES = (LINES_DROPPED, *shard_readings.FAMILIES, *job_readings.FAMILIES)
 WORKER_FAMILIES = (*readings.FAMILIES, *gpu_readings.FAMILIES)
 
 
