@@ -276,7 +276,7 @@ def health(
     ] = "ready",
     timeout_seconds: Annotated[float, typer.Option(min=0.1, help="How long to wait for the answer.")] = 3.0,
 ) -> None:
-    """Ask a server for its health: exit status 0 if it is serving, else 1."""
+    """Ask a server for its health: exit status 0 if it is serving; 1 if it is not, and why, or does not answer."""
     from .health import check_health
 
     sys.exit(check_health(server, service, timeout_seconds))

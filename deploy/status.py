@@ -14,6 +14,7 @@ from ..protos.registrar_pb2_grpc import RegistrarStub
 from ..protos.shard_pb2 import ShardStatusRequest
 from ..protos.shard_pb2_grpc import ShardStub
 from ..protos.transport import dial
+from ..protos.who_answers import in_words, wrong_registrar
 from .status_figures import Look
 
 _ASK_AGAIN_SECONDS = 10.0
@@ -32,13 +33,16 @@ class StatusClient:
         self._told: list[Any] = []
 
     def ask(self, timeout_seconds: float = 5.0) -> JobStatus:
-        """The job's status now; raises ServerUnreachableError."""
+        """The job's status now; raises ServerUnreachableError, and SettingError if who answers is not shard 0."""
         try:
             status: JobStatus = self._stub.Status(JobStatusRequest(), timeout=timeout_seconds)
         except grpc.RpcError as error:
+            wrong = wrong_registrar(self._address, error)
+            if wrong is not None:
+                raise wrong from None
             raise ServerUnreachableError(
                 f"No pushpull server answered at {self._address} "
-                f"({error.code().name}). Is shard 0 running there? "
+                f"({error.code().name}: {in_words(self._address, error)}). Is shard 0 running there? "
                 "The first address of --servers must be shard 0's."
             ) from None
         return status

@@ -1,12 +1,14 @@
 """What a server says of its own health: it starts, is ready, and drains at its end."""
 
 import threading
+from collections.abc import Mapping
 from enum import Enum
 
+import grpc
 from grpc_health.v1.health import HealthServicer
-from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from ..protos.health import READY, TRAINED
+from ..protos.health import READY, REASON_METADATA_KEY, TRAINED
 
 
 class Phase(Enum):
@@ -19,6 +21,19 @@ class Phase(Enum):
     """It admits nobody any more. There is no way back."""
 
 
+class _ReasoningServicer(HealthServicer):  # type: ignore[misc]
+    """The standard service; who checks also learns why something is not serving."""
+
+    reasons: Mapping[str, str] = {}
+    """By service; replaced as a whole."""
+
+    def Check(self, request: HealthCheckRequest, context: grpc.ServicerContext) -> HealthCheckResponse:
+        reason = self.reasons.get(request.service, "")
+        if reason:
+            context.set_trailing_metadata(((REASON_METADATA_KEY, reason.encode()),))
+        return super().Check(request, context)
+
+
 class ServerHealth:
     """The phase and whether there are parameters, told to whoever asks the health service.
 
@@ -27,19 +42,20 @@ class ServerHealth:
     """
 
     def __init__(self) -> None:
-        self.servicer = HealthServicer()
+        self.servicer = _ReasoningServicer()
         self.phase = Phase.STARTING
         self._trained = False
+        self._obstacle = "it has just been started"
         self._told: dict[str, bool] = {}
         self._lock = threading.Lock()
         self._tell()
 
-    def observe(self, linked: bool, trained: bool) -> None:
-        """Takes in whether all servers that this one must hear of are linked, and whether it holds parameters."""
+    def observe(self, obstacle: str, trained: bool) -> None:
+        """Takes in what keeps this server from taking part (nothing: an empty text), and whether it holds parameters."""
         with self._lock:
             if self.phase is not Phase.DRAINING:
-                self.phase = Phase.READY if linked else Phase.STARTING
-            self._trained = trained
+                self.phase = Phase.STARTING if obstacle else Phase.READY
+            self._obstacle, self._trained = obstacle, trained
             self._tell()
 
     def drain(self) -> None:
@@ -49,6 +65,10 @@ class ServerHealth:
             self._tell()
 
     def _tell(self) -> None:
+        drains = "it was told to end, or its job ends" if self.phase is Phase.DRAINING else ""
+        untrained = "" if self._trained else "it holds no parameters: no worker has initialised them yet"
+        # The reason first: who is told that it does not serve may ask why at once.
+        self.servicer.reasons = {READY: drains or self._obstacle, TRAINED: drains or untrained}
         self._set(READY, self.phase is Phase.READY)
         self._set(TRAINED, self._trained and self.phase is not Phase.DRAINING)
 

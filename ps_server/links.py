@@ -8,10 +8,11 @@ from typing import Any, Protocol
 import grpc
 import structlog
 
-from ..protos.errors import error_of_call
+from ..protos.errors import RetryableError, error_of_call
 from ..protos.registrar_pb2 import RegistrarOrder, ShardHello, ShardReport
 from ..protos.registrar_pb2_grpc import RegistrarStub
 from ..protos.transport import dial
+from ..protos.who_answers import in_words, wrong_registrar
 
 log = structlog.get_logger(__name__)
 
@@ -57,8 +58,16 @@ class RemoteLink:
         self._outgoing: queue.SimpleQueue[ShardReport | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self._call: Any = None
+        self._reason = ""
         self.up = False
         """Whether the registrar has taken this shard's greeting, on a stream that still stands."""
+
+    @property
+    def obstacle(self) -> str:
+        """Why the shard is not linked, for people; empty if it is."""
+        if self.up:
+            return ""
+        return f"it is not linked to shard 0 at {self._registrar}{f': {self._reason}' if self._reason else ''}"
 
     def report(self, report: ShardReport) -> None:
         self._outgoing.put(report)
@@ -72,7 +81,6 @@ class RemoteLink:
             self._call.cancel()
 
     def _run(self, shard: LinkedShard) -> None:
-        told = ""
         while not self._stopped.is_set():
             reason = "the registrar ended it"
             try:
@@ -80,13 +88,16 @@ class RemoteLink:
                 with dial(self._registrar) as channel:
                     self._serve_one_stream(RegistrarStub(channel), shard)
             except grpc.RpcError as error:
-                reason = str(error_of_call(error) or error.code())
+                refusal = error_of_call(error) or wrong_registrar(self._registrar, error)
+                if refusal is not None and not isinstance(refusal, RetryableError):
+                    return shard.fail(type(refusal)(f"shard {self._hello.shard} is not wanted: {refusal}"))
+                reason = str(refusal or in_words(self._registrar, error))
             except Exception as error:
                 return shard.fail(error)
             finally:
                 was_up, self.up = self.up, False
-            if not self._stopped.is_set() and (was_up or reason != told):
-                told = reason
+            if not self._stopped.is_set() and (was_up or reason != self._reason):
+                self._reason = reason
                 log.warning("link lost" if was_up else "no link yet", registrar=self._registrar, reason=reason)
             self._stopped.wait(_RETRY_SECONDS)
 

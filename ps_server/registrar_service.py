@@ -95,9 +95,18 @@ class RegistrarService(RegistrarServicer):
     @property
     def admits(self) -> bool:
         """Whether a worker could join now: every shard is linked, none has lost its state, and the job does not end."""
+        return not self.obstacle
+
+    @property
+    def obstacle(self) -> str:
+        """Why no worker could join now, for people; empty if one could."""
         with self._changed:
-            all_linked = len(self._streams) == len(self._addresses)
-            return all_linked and self._lost is None and not self._registrar.ending
+            missing = [str(shard) for shard in range(len(self._addresses)) if shard not in self._streams]
+            if self._registrar.ending or self._lost is not None:
+                return self._registrar.ending or str(self._lost)
+            if len(missing) > 1:
+                return f"shards {', '.join(missing)} are not linked to shard 0"
+            return f"shard {missing[0]} is not linked to shard 0" if missing else ""
 
     def wait_until_alone(self, timeout_seconds: float) -> None:
         """Returns when no other shard is linked any more, or after this time."""

@@ -24,7 +24,7 @@ from ..protos.deadlines import (
     STATUS_SECONDS,
     UNLINK_SECONDS,
 )
-from ..protos.errors import PortInUseError
+from ..protos.errors import PortInUseError, PushpullError
 from ..protos.exposition import Family, Reading, memory_limit_bytes
 from ..protos.metrics_endpoint import MetricsEndpoint
 from ..protos.registrar_pb2 import ShardHello
@@ -186,7 +186,9 @@ class Server:
         self._stopped.set()
 
     def _fail(self, error: Exception) -> None:
-        log.error("shard cannot go on", shard=self._config.shard, exc_info=error)
+        # What we refuse ourselves says it all; anything else is a defect, and its place matters.
+        known = isinstance(error, PushpullError)
+        log.error("shard cannot go on", shard=self._config.shard, reason=str(error), exc_info=None if known else error)
         self._failure = error
         threading.Thread(target=self.stop, name="stop", daemon=True).start()
 
@@ -243,13 +245,18 @@ class Server:
         """Readings and signs of life. That one of them fails is no reason for a server to end: the next may succeed."""
         try:
             self._engine.beat()
-            self._health.observe(self._linked, self._engine.trained)
+            self._health.observe(self._obstacle, self._engine.trained)
         except Exception:
             log.exception("a reading failed", shard=self._config.shard)
 
     @property
     def _linked(self) -> bool:
         """On shard 0 whether it hears of all the others, on these whether they are linked to it."""
+        return not self._obstacle
+
+    @property
+    def _obstacle(self) -> str:
+        """What keeps this server from taking part, for people; empty if nothing does."""
         if self._registrar is not None:
-            return self._registrar.admits
-        return self._link is not None and self._link.up
+            return self._registrar.obstacle
+        return "it is not linked to shard 0 yet" if self._link is None else self._link.obstacle

@@ -32,6 +32,7 @@ from ..protos.registrar_pb2 import (
 )
 from ..protos.registrar_pb2_grpc import RegistrarStub
 from ..protos.transport import dial
+from ..protos.who_answers import in_words, wrong_registrar
 from .retry import Patience
 
 logger = logging.getLogger(__name__)
@@ -234,11 +235,13 @@ class RegistrarClient:
                 refusal = error_of_call(failure)
                 if refusal is not None and not isinstance(refusal, RetryableError):
                     raise refusal from None
+                if refusal is None and (wrong := wrong_registrar(self.address, failure)) is not None:
+                    raise wrong from None
                 if refusal is None and failure.code() not in TRANSIENT_STATUSES:
                     raise PushpullError(
                         f"the registrar at {self.address} failed: {failure.code().name}: {failure.details()}"
                     ) from failure
-                reason = str(refusal or failure.details())
+                reason = str(refusal or in_words(self.address, failure))
                 if refusal is None:
                     after_no_answer()
                 if self._over is not None:
