@@ -106,7 +106,7 @@ def check_budget(
         raise OverBudgetError(
             f"worker {request.worker_id} is one too many: {num_trainers} workers x {demands.step_bytes} bytes of frames "
             f"({codec}) exceed staging_bytes={settings.staging_bytes} on one of {num_shards} shards; use a narrower "
-            "push_codec, more shards or a larger staging_bytes"
+            "push_codec, more shards or a larger staging_bytes, or leave what is never trained out of the parameter groups"
         )
     return demands
 

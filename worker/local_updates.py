@@ -138,6 +138,7 @@ class LocalUpdates(torch.optim.Optimizer):
         self._check_start()
         if not self._window.counts and self._values_replaced() and closure is None:
             return None
+        self._pulled.keep_unfrozen()
         weight = self._weight(num_samples)
         scaling = loss_scaling_of(self)
         loss = None

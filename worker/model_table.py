@@ -36,8 +36,8 @@ class ModelTable:
 class Fact:
     """What only the process that holds a parameter knows of it."""
 
-    trainable: bool
     group: int
+    """Parameter group of the optimizer; -1 = in none: never trained."""
 
 
 Facts = Mapping[int, Fact]
@@ -136,7 +136,8 @@ def _read(
     group_of = {id(p): number for number, group in enumerate(param_groups) for p in group["params"]}
     _check_groups(group_of, held[: len(parameters)])
     own = [(i, tensor) for i, tensor in enumerate(held[: len(parameters)]) if tensor is not None]
-    facts = {i: _fact(tensor, group_of) for i, tensor in own}
+    # Whether it requires a gradient now does not matter: what is frozen may be unfrozen later, and what is trained frozen.
+    facts = {i: Fact(group_of.get(id(tensor), -1)) for i, tensor in own}
     return ModelReading(facts, parameters, buffers, held)
 
 
@@ -222,11 +223,6 @@ def _check_groups(group_of: Mapping[int, int], held: Sequence[torch.Tensor | Non
         )
 
 
-def _fact(tensor: torch.Tensor, group_of: Mapping[int, int]) -> Fact:
-    group = group_of.get(id(tensor), -1) if tensor.requires_grad else -1
-    return Fact(tensor.requires_grad, group)
-
-
 def _parameter_entry(named: _Named, fact: Fact | None) -> TableEntry:
     name, tensor = named.names[0], named.tensor
     if not tensor.is_floating_point():
@@ -235,4 +231,4 @@ def _parameter_entry(named: _Named, fact: Fact | None) -> TableEntry:
         )
     if fact is None:
         raise SettingError(f"parameter {name} of the whole model is in no rank's part")
-    return TableEntry(name, tuple(tensor.shape), fact.trainable, named.names[1:], fact.group)
+    return TableEntry(name, tuple(tensor.shape), fact.group >= 0, named.names[1:], fact.group)

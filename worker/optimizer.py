@@ -42,7 +42,10 @@ class RemoteOptimizer(torch.optim.Optimizer):
         self._pushed = {
             index: tensor for index, tensor in parts.table.held.items() if parts.table.entries[index].group >= 0
         }
-        self._hooks = [self._watch(index, tensor) for index, tensor in self._pushed.items()]
+        self._frozen = dict(self._pushed)
+        """Those without a hook: they did not require a gradient so far."""
+        self._hooks: list[RemovableHandle] = []
+        self._watch_unfrozen()
 
     @overload
     def step(self, closure: None = None, *, num_samples: float | None = None) -> None: ...
@@ -179,6 +182,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
             skip=scaling.overflow or weight == 0,
         )
         self._steps.take(request, data)
+        self._watch_unfrozen()
 
     def _next_lr_factor(self, num_samples: float) -> float:
         if self._lr_factor is None:
@@ -188,6 +192,13 @@ class RemoteOptimizer(torch.optim.Optimizer):
             return self._lr_factor.advance(position.num_workers, position.num_samples)
         expected = self._num_workers()
         return self._lr_factor.advance(expected, expected * num_samples)
+
+    def _watch_unfrozen(self) -> None:
+        """Gradients of what was unfrozen since the step before leave in `step()` this time, and early from now on."""
+        unfrozen = {index: tensor for index, tensor in self._frozen.items() if tensor.requires_grad}
+        for index, tensor in unfrozen.items():
+            self._hooks.append(self._watch(index, tensor))
+            del self._frozen[index]
 
     def _watch(self, index: int, tensor: torch.Tensor) -> RemovableHandle:
         on_gradient = self._replica.on_gradient

@@ -1,6 +1,6 @@
 """How far local training has come from the values that were pulled last."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 
@@ -16,8 +16,25 @@ class PulledValues:
 
     def __init__(self, tensors: Mapping[int, torch.Tensor]) -> None:
         """`tensors` by plan entry, in which the servers' values lie now."""
-        self._tensors = dict(tensors)
-        self._kept = {entry: tensor.detach().float().clone() for entry, tensor in self._tensors.items()}
+        self._all = dict(tensors)
+        self._tensors: dict[int, torch.Tensor] = {}
+        self._kept: dict[int, torch.Tensor] = {}
+        self.keep_unfrozen()
+
+    @torch.no_grad()
+    def keep_unfrozen(self) -> None:
+        """Keeps what is in tensors that are trained from now on: the pulled values, until a local step changes them.
+
+        Those that never are cost no memory.
+        """
+        self._keep(e for e, tensor in self._all.items() if tensor.requires_grad or tensor.grad is not None)
+
+    @torch.no_grad()
+    def _keep(self, entries: Iterable[int]) -> None:
+        for entry in entries:
+            if entry not in self._kept:
+                self._tensors[entry] = tensor = self._all[entry]
+                self._kept[entry] = tensor.detach().float().clone()
 
     @torch.no_grad()
     def note(self) -> None:
@@ -55,6 +72,7 @@ class PulledValues:
     @torch.no_grad()
     def subtract(self, differences: Mapping[int, torch.Tensor]) -> None:
         """Brings the tensors as far from the pulled values as they were when these differences were taken."""
+        self._keep(differences)
         for entry, difference in differences.items():
             kept = self._kept[entry]
             self._tensors[entry].copy_(kept - difference.to(kept))

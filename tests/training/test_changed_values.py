@@ -17,13 +17,17 @@ MODES = ["sync", "bounded", "async"]
 
 
 def net() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+    """The same one whatever other threads draw."""
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3, generator=generator)
+    return model
 
 
 def backward(model: nn.Module, seed: int = 0) -> None:
-    torch.manual_seed(seed)
-    model(torch.randn(8, 6)).square().mean().backward()
+    batch = torch.randn(8, 6, generator=torch.Generator().manual_seed(seed))
+    model(batch).square().mean().backward()
 
 
 def values(model: nn.Module) -> list[torch.Tensor]:
@@ -59,7 +63,6 @@ def through_numpy(model: nn.Module) -> None:
 
 
 def new_head(model: nn.Module) -> None:
-    torch.manual_seed(7)
     model[2].reset_parameters()  # type: ignore[index, operator]
 
 
@@ -209,8 +212,8 @@ def test_rows_that_different_workers_renormalise_are_put_together() -> None:
     """`max_norm` changes the rows of a batch in its forward pass: other rows on every worker, in the same block."""
 
     def body(worker: Worker) -> list[torch.Tensor]:
-        torch.manual_seed(0)
         model = nn.Embedding(8, 3, max_norm=0.5)
+        nn.init.ones_(model.weight)
         optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.1)
         rows = torch.tensor([0, 1, 2]) if worker.id == 0 else torch.tensor([3, 4, 5])
         loss = model(rows).sum()

@@ -110,7 +110,9 @@ class TestWindows:
         optimizer.step()
         assert torch.equal(linear.weight, frozen)
         assert torch.equal(norm.running_mean, running_mean)
-        assert {p.name for p in servers.plan.parameters if p.group >= 0} == {"0.bias", "1.weight", "1.bias"}
+        frames = [frames for shard in servers.shards for frames in shard.frames_of(0)]
+        pushed = {servers.plan.blocks[block].parameter for each in frames for block in each.blocks}
+        assert {servers.plan.parameters[number].name for number in pushed} == {"0.bias", "1.weight", "1.bias"}
 
     @pytest.mark.parametrize(
         ("wrong", "named"),

@@ -26,12 +26,11 @@ def test_tied_weights_are_one_entry_with_an_alias() -> None:
     assert (entry.name, entry.aliases) == ("embedding.weight", ("head.weight",))
 
 
-def test_frozen_parameters_stand_in_the_table_without_a_group() -> None:
+def test_what_is_in_a_group_is_trained_although_it_is_frozen_now() -> None:
     model = nn.Linear(2, 2)
     model.weight.requires_grad_(False)
-    weight, bias = table_of(model).entries
-    assert (weight.trainable, weight.group) == (False, -1)
-    assert (bias.trainable, bias.group) == (True, 0)
+    assert table_of(model).entries == table_of(nn.Linear(2, 2)).entries
+    assert [(entry.trainable, entry.group) for entry in table_of(model).entries] == [(True, 0), (True, 0)]
 
 
 def test_parameter_groups_are_numbered_as_given() -> None:

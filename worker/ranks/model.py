@@ -114,7 +114,8 @@ def _check_sharded(plan: ShardingPlan, holdings: Sequence[Mapping[int, Holding]]
                 raise SettingError(
                     f"the layout is {layout.spec}, but {plan.entries[entry].name} is not divided over the mesh dimension "
                     "fsdp, so its gradient would differ from rank to rank; call fully_shard(module, "
-                    'mesh=worker.mesh["fsdp"]) on a module that contains it, or use dp instead of fsdp'
+                    'mesh=worker.mesh["fsdp"]) on a module that contains it, use dp instead of fsdp, or leave it out of the '
+                    "optimizer's parameter groups if it is never trained"
                 )
 
 
