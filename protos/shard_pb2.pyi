@@ -18,6 +18,38 @@ VERDICT_UNSPECIFIED: Verdict
 VERDICT_APPLY: Verdict
 VERDICT_SKIP: Verdict
 
+class RecordedRequest(_message.Message):
+    __slots__ = ("job_id", "worker_id", "incarnation", "step")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    worker_id: int
+    incarnation: int
+    step: int
+    def __init__(self, job_id: _Optional[str] = ..., worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
+
+class RecordedResponse(_message.Message):
+    __slots__ = ("state", "outcome")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STATE_UNSPECIFIED: _ClassVar[RecordedResponse.State]
+        STATE_RECORDED: _ClassVar[RecordedResponse.State]
+        STATE_OPEN: _ClassVar[RecordedResponse.State]
+        STATE_NEVER: _ClassVar[RecordedResponse.State]
+        STATE_FORGOTTEN: _ClassVar[RecordedResponse.State]
+    STATE_UNSPECIFIED: RecordedResponse.State
+    STATE_RECORDED: RecordedResponse.State
+    STATE_OPEN: RecordedResponse.State
+    STATE_NEVER: RecordedResponse.State
+    STATE_FORGOTTEN: RecordedResponse.State
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    state: RecordedResponse.State
+    outcome: Outcome
+    def __init__(self, state: _Optional[_Union[RecordedResponse.State, str]] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ...) -> None: ...
+
 class BeatRequest(_message.Message):
     __slots__ = ("worker_id", "incarnation", "rank")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]

@@ -50,6 +50,11 @@ class ShardStub:
                 request_serializer=pushpull_dot_protos_dot_shard__pb2.BeatRequest.SerializeToString,
                 response_deserializer=pushpull_dot_protos_dot_shard__pb2.BeatResponse.FromString,
                 _registered_method=True)
+        self.Recorded = channel.unary_unary(
+                '/pushpull.v1.Shard/Recorded',
+                request_serializer=pushpull_dot_protos_dot_shard__pb2.RecordedRequest.SerializeToString,
+                response_deserializer=pushpull_dot_protos_dot_shard__pb2.RecordedResponse.FromString,
+                _registered_method=True)
 
 
 class ShardServicer:
@@ -75,6 +80,13 @@ class ShardServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Recorded(self, request, context):
+        """What became of a step, also of an incarnation that may not act any more: telling a fact changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShardServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +104,11 @@ def add_ShardServicer_to_server(servicer, server):
                     servicer.Beat,
                     request_deserializer=pushpull_dot_protos_dot_shard__pb2.BeatRequest.FromString,
                     response_serializer=pushpull_dot_protos_dot_shard__pb2.BeatResponse.SerializeToString,
+            ),
+            'Recorded': grpc.unary_unary_rpc_method_handler(
+                    servicer.Recorded,
+                    request_deserializer=pushpull_dot_protos_dot_shard__pb2.RecordedRequest.FromString,
+                    response_serializer=pushpull_dot_protos_dot_shard__pb2.RecordedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +192,33 @@ class Shard:
             '/pushpull.v1.Shard/Beat',
             pushpull_dot_protos_dot_shard__pb2.BeatRequest.SerializeToString,
             pushpull_dot_protos_dot_shard__pb2.BeatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Recorded(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pushpull.v1.Shard/Recorded',
+            pushpull_dot_protos_dot_shard__pb2.RecordedRequest.SerializeToString,
+            pushpull_dot_protos_dot_shard__pb2.RecordedResponse.FromString,
             options,
             channel_credentials,
             insecure,

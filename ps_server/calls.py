@@ -21,6 +21,7 @@ SHARD = {
     "Exchange": ("exchanges", MOST_REQUEST_BYTES),
     "Status": ("status", CONTROL_BYTES),
     "Beat": ("heartbeats", CONTROL_BYTES),
+    "Recorded": ("heartbeats", CONTROL_BYTES),
 }
 HEALTH = {"Check": ("health", CONTROL_BYTES), "List": ("health", CONTROL_BYTES), "Watch": ("watches", CONTROL_BYTES)}
 REFLECTION = {"ServerReflectionInfo": ("status", CONTROL_BYTES)}

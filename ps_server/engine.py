@@ -13,7 +13,6 @@ import structlog
 import torch
 
 from ..protos.errors import (
-    ExpiredError,
     FrameError,
     NonFiniteError,
     NotReadyError,
@@ -33,7 +32,17 @@ from ..protos.registrar_pb2 import (
     View,
     ViewInstalled,
 )
-from ..protos.shard_pb2 import Commit, Frames, Hello, InitialValues, Pull, ShardMessage, Welcome
+from ..protos.shard_pb2 import (
+    Commit,
+    Frames,
+    Hello,
+    InitialValues,
+    Pull,
+    RecordedRequest,
+    RecordedResponse,
+    ShardMessage,
+    Welcome,
+)
 from .answers import Answers
 from .apply import BundleResult, Pass
 from .blocks import Bundle
@@ -41,6 +50,7 @@ from .config import ServerConfig
 from .effects import AnswerPull, Dismiss, Effect, Job, PullTicket, Report, Run, Tell
 from .envelope import Received
 from .heard import Heard
+from .initial_grant import takes_values
 from .job_runner import JobRunner
 from .keys import StreamKey
 from .links import RegistrarLink
@@ -151,6 +161,11 @@ class Engine:
             session.send(welcome.SerializeToString())
             return session
 
+    def recorded(self, request: RecordedRequest) -> RecordedResponse:
+        """What became of a step; also told to those that may not act, and at the end of the job."""
+        with self._lock:
+            return self._loaded().recorded(request)
+
     def close(self, session: Session) -> None:
         """The stream of a session is over."""
         with self._lock:
@@ -200,21 +215,12 @@ class Engine:
         self._ask(session, lambda shard: shard.state.pull(session.key, pull))
 
     def initial_values(self, key: StreamKey, message: InitialValues, received: Received) -> None:
-        """Takes initial values from the worker that holds the grant.
-
-        Raises:
-            ExpiredError: another worker holds the grant now.
-            NotReadyError: the grant is newer than what this shard has heard.
-        """
+        """Takes initial values from the worker that holds the grant. Raises what `takes_values` raises."""
         with self._lock:
             shard = self._serving()
             self.heard.note(key)
-            if (shard.state.ready or self._grant.done) and key.incarnation == self._grant.incarnation:
-                return  # sent again after a lost connection
-            if message.grant > self._grant.grant:
-                raise NotReadyError(f"shard {self._number} has not heard of grant {message.grant} yet")
-            if message.grant != self._grant.grant or key.incarnation != self._grant.incarnation:
-                raise ExpiredError("another worker has been given the right to initialise")
+            if not takes_values(self._number, self._grant, shard.state.ready, key, message):
+                return
         frames = shard.parse_values(message.blocks, message.lengths, received.payload)
         with self._lock:
             open_grant = message.grant == self._grant.grant and not (shard.state.ready or self._grant.done)
@@ -266,11 +272,7 @@ class Engine:
         with self._lock:
             reports = [ShardReport(view_installed=ViewInstalled(number=self._view.number))]
             if self._shard is not None:
-                shard = self._shard
-                reports.append(ShardReport(plan_installed=PlanInstalled(fingerprint=shard.fingerprint)))
-                if len(shard.initialised) == len(shard.store.blocks) and not shard.state.ready:
-                    reports.append(ShardReport(initialised=Initialised(grant=self._grant.grant)))
-                reports += shard.state.reports_again()
+                reports += self._shard.reports_again(self._grant.grant)
             return reports
 
     def beat(self) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ..protos.errors import BadRequestError
-from ..protos.shard_pb2 import Commit, Hello
+from ..protos.shard_pb2 import Commit, Hello, RecordedResponse
 from .keys import Key, StreamKey
 from .membership import Membership
 from .shares import Share, Shares
@@ -81,6 +81,17 @@ class Ledgers:
         """Newest settled step of a worker; 0 = none."""
         ledger = self.find(key)
         return ledger.last_outcome.step if ledger is not None else 0
+
+    def recorded(self, key: Key, step: int) -> RecordedResponse:
+        """What became of a step, whoever asks."""
+        ledger = self.find(key)
+        outcome = ledger.recorded(step) if ledger is not None else None
+        if outcome is not None:
+            return RecordedResponse(state=RecordedResponse.STATE_RECORDED, outcome=outcome)
+        if (ledger is not None and ledger.open is not None) or self._membership.may_act(*key):
+            return RecordedResponse(state=RecordedResponse.STATE_OPEN)
+        known = ledger is not None or self._membership.remembers(*key)
+        return RecordedResponse(state=RecordedResponse.STATE_NEVER if known else RecordedResponse.STATE_FORGOTTEN)
 
     def whole_steps(self) -> list[tuple[StepLedger, OpenStep, Commit]]:
         """Open steps of live workers that all ranks have committed, with what they committed as one worker."""

@@ -69,6 +69,17 @@ class Membership:
                 raise StepError(f"worker {worker_id} has left the job")
         raise ReplacedError(f"a newer process has taken the place of worker {worker_id}")
 
+    def may_act(self, worker_id: int, incarnation: int) -> bool:
+        """Whether it is live, or so new that this shard has not heard of it."""
+        member = self._members.get(worker_id)
+        live = member is not None and member.incarnation == incarnation
+        return live or incarnation > self.view.newest_incarnation
+
+    def remembers(self, worker_id: int, incarnation: int) -> bool:
+        """Whether it is known how this incarnation ended."""
+        fence = self._fences.get(incarnation)
+        return fence is not None and fence.worker_id == worker_id
+
     def num_ranks(self, worker_id: int, incarnation: int) -> int:
         """Streams that make up a worker here; 1 if it is not live."""
         member = self._members.get(worker_id)

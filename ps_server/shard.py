@@ -8,8 +8,8 @@ from ..compression.spec import parse_codec
 from ..compression.warm_up import warm_up
 from ..protos.common_pb2 import JobSpecification
 from ..protos.errors import FrameError, PlanMismatchError, StepError, UnknownBlockError, WrongJobError
-from ..protos.registrar_pb2 import InstallPlan
-from ..protos.shard_pb2 import Hello
+from ..protos.registrar_pb2 import Initialised, InstallPlan, PlanInstalled, ShardReport
+from ..protos.shard_pb2 import Hello, RecordedRequest, RecordedResponse
 from .blocks import BlockStore
 from .consistency import policy_for
 from .frame_bounds import FrameBounds
@@ -64,10 +64,26 @@ class Shard:
 
     def check_is_meant(self, hello: Hello) -> None:
         """Raises WrongJobError or PlanMismatchError if a rank wants to train something else here."""
-        if hello.job_id != self.job.job_id:
-            raise WrongJobError(f"shard {self.number} serves job {self.job.job_id}, not {hello.job_id}")
+        self.check_job(hello.job_id)
         if hello.plan_fingerprint != self.fingerprint:
             raise PlanMismatchError(f"worker {hello.worker_id} has another plan than shard {self.number}; enrol again")
+
+    def recorded(self, request: RecordedRequest) -> RecordedResponse:
+        """What became of a step. Raises WrongJobError."""
+        self.check_job(request.job_id)
+        return self.state.recorded(request)
+
+    def reports_again(self, grant: int) -> list[ShardReport]:
+        """What the registrar may have missed while the link was down."""
+        reports = [ShardReport(plan_installed=PlanInstalled(fingerprint=self.fingerprint))]
+        if len(self.initialised) == len(self.store.blocks) and not self.state.ready:
+            reports.append(ShardReport(initialised=Initialised(grant=grant)))
+        return [*reports, *self.state.reports_again()]
+
+    def check_job(self, job_id: str) -> None:
+        """Raises WrongJobError for another one."""
+        if job_id != self.job.job_id:
+            raise WrongJobError(f"shard {self.number} serves job {self.job.job_id}, not {job_id}")
 
     @property
     def most_queued(self) -> int:

@@ -9,7 +9,15 @@ import structlog
 
 from ..protos.errors import BadRequestError, PushpullError
 from ..protos.registrar_pb2 import ShardStatus
-from ..protos.shard_pb2 import BeatRequest, BeatResponse, ShardMessage, ShardStatusRequest, WorkerMessage
+from ..protos.shard_pb2 import (
+    BeatRequest,
+    BeatResponse,
+    RecordedRequest,
+    RecordedResponse,
+    ShardMessage,
+    ShardStatusRequest,
+    WorkerMessage,
+)
 from ..protos.shard_pb2_grpc import ShardServicer
 from . import calls
 from .doors import Doors
@@ -52,6 +60,10 @@ class ShardService(ShardServicer):
     def Beat(self, request: BeatRequest, context: grpc.ServicerContext) -> BeatResponse:
         self._engine.heard.note(StreamKey(request.worker_id, request.incarnation, request.rank))
         return BeatResponse()
+
+    def Recorded(self, request: RecordedRequest, context: grpc.ServicerContext) -> RecordedResponse:
+        with refusing(context, self._metrics):
+            return self._engine.recorded(request)
 
     def Status(self, request: ShardStatusRequest, context: grpc.ServicerContext) -> ShardStatus:
         return self._engine.status()
@@ -103,6 +115,11 @@ def add_shard_service(service: ShardService, doors: Doors) -> None:
             service.Status,
             request_deserializer=ShardStatusRequest.FromString,
             response_serializer=ShardStatus.SerializeToString,
+        ),
+        "Recorded": grpc.unary_unary_rpc_method_handler(
+            service.Recorded,
+            request_deserializer=RecordedRequest.FromString,
+            response_serializer=RecordedResponse.SerializeToString,
         ),
         "Beat": grpc.unary_unary_rpc_method_handler(
             service.Beat,

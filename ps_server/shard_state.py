@@ -21,11 +21,10 @@ from ..protos.errors import (
     NotReadyError,
     OverBudgetError,
     PushpullError,
-    UnknownBlockError,
     code_of,
 )
 from ..protos.registrar_pb2 import Contribution, RoundRecord, ShardReport, View
-from ..protos.shard_pb2 import Commit, Hello, Outcome, Pull, Verdict
+from ..protos.shard_pb2 import Commit, Hello, Outcome, Pull, RecordedRequest, RecordedResponse, Verdict
 from .completeness import fault_of_part, fault_of_whole
 from .consistency import Policy
 from .effects import AppliedPart, Counters, Dismiss, Effect, Job, PullTicket, Report, Run, Tell
@@ -132,7 +131,7 @@ class ShardState:
         expected = share.ids if values else share.pushed_ids
         for block in blocks:
             if block not in expected:
-                part.refuse(self._unknown_block(key, block))
+                part.refuse(self._shares.refusal(key, block))
                 return False
         return True
 
@@ -209,6 +208,10 @@ class ShardState:
         held = self._shares.wanted(share, pull)
         self._pulls.add(PullTicket(key, pull.request, 0, held, self._jobs_decided))
         return self._answer()
+
+    def recorded(self, request: RecordedRequest) -> RecordedResponse:
+        """What became of a step, also of an incarnation that is live no more; changes nothing."""
+        return self._ledgers.recorded((request.worker_id, request.incarnation), request.step)
 
     # ---- from the registrar ----
 
@@ -300,13 +303,6 @@ class ShardState:
         if self.membership.check(*key.worker).observer:
             raise BadRequestError("an observer pushes nothing")
         self._check_ready()
-
-    def _unknown_block(self, key: StreamKey, block: int) -> UnknownBlockError:
-        if block in self._shares.pushed_ids:
-            return UnknownBlockError(
-                f"rank {key.rank} of worker {key.worker_id} sent block {block} and does not own it"
-            )
-        return UnknownBlockError(f"block {block} is not one that shard {self._shard} takes gradients for")
 
     def _in_order(self, contributions: Iterable[Contribution]) -> list[Contribution]:
         """The order of the sum: ascending worker id, whatever order the steps arrived in."""

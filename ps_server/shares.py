@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..protos.errors import BadRequestError
+from ..protos.errors import BadRequestError, UnknownBlockError
 from ..protos.shard_pb2 import Hello, Pull
+from .keys import StreamKey
 
 UNWANTED = np.iinfo(np.int64).max
 """In place of the held version of a block that is not to be sent."""
@@ -52,6 +53,14 @@ class Shares:
     def pushed_ids(self) -> frozenset[int]:
         """Of all blocks of the shard that gradients are pushed for."""
         return self._pushed_ids
+
+    def refusal(self, key: StreamKey, block: int) -> UnknownBlockError:
+        """Why a rank may not send gradients of a block that it does not own here."""
+        if block in self._pushed_ids:
+            return UnknownBlockError(
+                f"rank {key.rank} of worker {key.worker_id} sent block {block} and does not own it"
+            )
+        return UnknownBlockError(f"block {block} is not one that shard {self._shard} takes gradients for")
 
     def claim(self, hello: Hello, taken: Mapping[int, Share]) -> Share:
         """What a rank's greeting says it owns; `taken` are the shares of its worker's ranks so far.

@@ -47,8 +47,10 @@ class RecordedSteps:
 
     def take(self, request: StepRequest, data: DataTaken = NO_DATA) -> StepKind:
         """One step of the replica; `data` is what it was computed from. Raises what `Replica.step` raises."""
+        num_rejoins = self._replica.num_rejoins
         kind = self._timed(request)
-        self.settle(kind, data)
+        # What was dealt to the incarnation before is somebody else's, whatever became of its last step.
+        self.settle(kind if self._replica.num_rejoins == num_rejoins else StepKind.EXPIRED, data)
         return kind
 
     def skip(self, groups: Sequence[ParameterGroup]) -> bool:

@@ -23,8 +23,10 @@ from .on_demand import OnDemand
 from .open_exchange import OpenStep
 from .pulls import Pulls
 from .ranks.model import RankModel
+from .recorded_outcomes import RecordedOutcomes, recorded_request
 from .recorder import StepKind, Timings
 from .replica_settings import ReplicaSettings
+from .settlement import Settlement
 from .shards import ShardGroup
 from .staging import Stager, StagingSettings
 from .step_messages import Position, StagedFrames, StepRequest, commit_of, kind_of
@@ -36,6 +38,8 @@ logger = logging.getLogger(__name__)
 REJOIN_ATTEMPTS = 5
 PUSH_ATTEMPTS = 100
 """Of values, before giving up: with a quorum a round may close without them, again and again."""
+SAVING_SECONDS = 3.0
+"""That saving waits for the outcome of a step that was interrupted."""
 DEFAULT_MESSAGE_BYTES = 1 << 20
 
 
@@ -72,19 +76,17 @@ class Replica:
         self._pulls = Pulls(model, self._held, self._on_demand)
         self._message_bytes = self.job.message_bytes or DEFAULT_MESSAGE_BYTES
         self._entrance = Entrance(membership, model, optimizer, self._message_bytes)
-        self._stager = Stager(
-            model.blocks,
-            model.gradients,
-            encoding,
-            self,
-            StagingSettings.of(settings, self._message_bytes, model.gradients.whole_after_backward),
-        )
+        staging = StagingSettings.of(settings, self._message_bytes, model.gradients.whole_after_backward)
+        self._stager = Stager(model.blocks, model.gradients, encoding, self, staging)
         self._staging = StepStaging(model, self._on_demand, self._stager, settings.clip_norm)
         self._bounds = encoding.bounds
         self.changes = ChangedValues(model)
         self._shards = self._new_shards()
         self._active = False
         self._interrupted = False
+        self._settlement = Settlement(self.encoder, model.blocks)
+        self._recorded = RecordedOutcomes(self.job, membership.check)
+        self.num_rejoins = 0
         self._step = 0
         self._round_due = 0
         membership.on_end = lambda error: self._shards.fail(error)
@@ -142,10 +144,14 @@ class Replica:
             NonFiniteError: a gradient is not finite; the step was skipped.
             ReplacedError, ServerLostError, ServerUnreachableError, RankError: this worker cannot go on.
         """
+        stale = self.activate()
+        if stale is not None:
+            return stale
         try:
-            return self._take_step(request) if self._counts() else StepKind.TOO_OLD
+            return self._take_step(request)
         except ExpiredError as error:
-            return self._come_back(error)
+            outcomes = self._come_back(error)
+            return kind_of(outcomes) if outcomes else StepKind.EXPIRED
 
     def push_values(self, groups: Sequence[ParameterGroup]) -> StepKind:
         """Makes what the script has put into optimised parameters the servers' values; the newest are in the model on return.
@@ -167,7 +173,8 @@ class Replica:
         try:
             return None if self._counts() else StepKind.TOO_OLD
         except ExpiredError as error:
-            return self._come_back(error)
+            self._come_back(error)
+            return StepKind.EXPIRED
 
     def fetch(self, entries: Collection[int]) -> None:
         """Pulls what of these entries is on demand, on any rank. Every rank calls it together, possibly with nothing.
@@ -200,18 +207,26 @@ class Replica:
         if self._interrupted:
             raise ExpiredError("the exchange before was interrupted")
 
-    def rejoin(self) -> None:
-        """A new incarnation: everything is pulled, the open step's gradient is dropped, the residual stays."""
+    def rejoin(self) -> list[Outcome]:
+        """A new incarnation: everything is pulled. Returns what each shard says of the step that was cut off, if all took it.
+
+        The residual follows these answers; of a step that does not count the gradient is dropped.
+        """
         self._interrupted = False
         self._stager.suspend()
-        self.encoder.discard(self._own.blocks)
-        for attempts_left in reversed(range(REJOIN_ATTEMPTS)):
+        self.num_rejoins += 1
+        outcomes, attempts_left = list[Outcome](), REJOIN_ATTEMPTS
+        while True:
+            attempts_left -= 1
             self._shards.close()
             self._active, self._step = False, 0
             try:
                 self._membership.rejoin()
                 self._shards = self._new_shards(self.traffic())
-                return self._enrol_and_pull()
+                # Every shard has the view without the earlier incarnation by now: what it says of its step is final.
+                outcomes = self._ranks.together(lambda: self._settlement.recover(self._recorded.ask)) or outcomes
+                self._enrol_and_pull()
+                return outcomes
             except ExpiredError:
                 if not attempts_left:
                     raise
@@ -254,10 +269,18 @@ class Replica:
         self._ranks.together(self._check)
         return self._active or self._activate()
 
-    def _come_back(self, error: ExpiredError) -> StepKind:
+    def settle_interrupted(self) -> None:
+        """Before what encoders remember is saved: finds out what became of a step that was interrupted, if shards know soon.
+
+        Raises:
+            NotReadyError: it is not decided; ServerUnreachableError and others as of `RecordedOutcomes.ask`.
+        """
+        if self._interrupted:
+            self._settlement.recover(partial(self._recorded.ask, open_seconds=SAVING_SECONDS))
+
+    def _come_back(self, error: ExpiredError) -> list[Outcome]:
         logger.warning("worker %d joins again: %s", self._membership.worker_id, error)
-        self.rejoin()
-        return StepKind.EXPIRED
+        return self.rejoin()
 
     def _activate(self) -> bool:
         """Counts from now on. False if the gradient at hand is too old: the newest values are pulled instead."""
@@ -306,7 +329,8 @@ class Replica:
                 if self._exchange(request, lambda: self._send_values(push)) is StepKind.APPLIED:
                     return kind
             except ExpiredError as error:
-                kind = self._come_back(error)
+                self._come_back(error)
+                kind = StepKind.EXPIRED
         raise RefusedError(
             f"the values were not taken in {PUSH_ATTEMPTS} attempts: every round closed before they came"
         )
@@ -326,10 +350,12 @@ class Replica:
         frames = stage()
         staged_at = time.perf_counter()
         self._held.expect()
+        self._settlement.begin(recorded_request(self._membership, self._step + 1), frames)
         try:
             self._ranks.together(lambda: self._commit(request, frames))
         except BaseException as error:
-            self._settle(frames)
+            self._stager.settled()
+            self._settlement.take(self._shards.outcomes())
             # Ctrl-C, say: some shards may have applied the step. Its outcome must not be taken for the next one's.
             self._interrupted = not isinstance(error, PushpullError)
             raise
@@ -346,21 +372,10 @@ class Replica:
         with self._membership.ending_all_ranks():
             self._shards.wait(range(self.plan.num_shards))
 
-    def _settle(self, frames: StagedFrames) -> list[Outcome]:
-        """The residual follows each shard's own answer; without one the gradient is dropped."""
-        self._stager.settled()
-        outcomes = []
-        for shard, outcome in enumerate(self._shards.outcomes()):
-            if outcome is not None and outcome.kind == Outcome.KIND_APPLIED:
-                self.encoder.commit(frames.blocks[shard])
-            else:
-                self.encoder.discard(self._own.blocks_of_shard[shard])
-            if outcome is not None:
-                outcomes.append(outcome)
-        return outcomes
-
     def _end_step(self, frames: StagedFrames) -> StepKind:
-        outcomes = self._settle(frames)
+        self._stager.settled()
+        self._settlement.take(self._shards.outcomes())
+        outcomes = self._settlement.end()
         answers = self._shards.answers()
         self._step += 1
         in_rounds = self.job.mode == Mode.MODE_SYNC

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from ..protos.errors import PushpullError
 from .replica import Replica
 
 logger = logging.getLogger(__name__)
@@ -13,6 +14,10 @@ STATE_KEY = "pushpull"
 
 def saved_state(replica: Replica) -> dict[str, Any]:
     """Residuals and velocities (FP32, by block), and what they belong to."""
+    try:
+        replica.settle_interrupted()
+    except PushpullError as error:
+        logger.warning("what is saved is as before the step that was interrupted: %s", error)
     return {
         "memory": replica.encoder.state_dict(),
         "plan": replica.plan.fingerprint,
