@@ -52,6 +52,7 @@ class _ExitOnSignal:
 
 def _show(error: BaseException, path: str) -> None:
     trace = _below(error.__traceback__, path)
+    sys.last_value = error  # as the interpreter does: a worker that leaves at exit says what it failed of
     sys.excepthook(type(error), error.with_traceback(trace), trace)
 
 

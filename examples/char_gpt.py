@@ -175,7 +175,7 @@ def main() -> None:
                 losses.append(loss.item())
                 worker.log(loss=losses[-1])  # (pushpull) shows up in progress and summary
                 step += 1
-                if worker.id == 0 and step % options.validate_every == 0:
+                if worker.is_first and step % options.validate_every == 0:
                     with worker.pause():  # (pushpull) nobody waits for this worker meanwhile
                         worker.log(validation_loss=validation_loss(model, validation))
                 if step == options.steps:

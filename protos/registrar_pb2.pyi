@@ -226,12 +226,14 @@ class HeartbeatRequest(_message.Message):
     def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., report: _Optional[_Union[WorkerReport, _Mapping]] = ..., rank: _Optional[int] = ...) -> None: ...
 
 class HeartbeatResponse(_message.Message):
-    __slots__ = ("num_workers", "suspended")
+    __slots__ = ("num_workers", "suspended", "is_first")
     NUM_WORKERS_FIELD_NUMBER: _ClassVar[int]
     SUSPENDED_FIELD_NUMBER: _ClassVar[int]
+    IS_FIRST_FIELD_NUMBER: _ClassVar[int]
     num_workers: int
     suspended: str
-    def __init__(self, num_workers: _Optional[int] = ..., suspended: _Optional[str] = ...) -> None: ...
+    is_first: bool
+    def __init__(self, num_workers: _Optional[int] = ..., suspended: _Optional[str] = ..., is_first: _Optional[bool] = ...) -> None: ...
 
 class DealRequest(_message.Message):
     __slots__ = ("worker_id", "incarnation", "epoch", "dataset_size", "batch_size", "drop_last", "num_lots", "leave_epoch")

@@ -26,6 +26,11 @@ class Initialisation:
         self.done = False
         """All shards hold their values."""
 
+    @property
+    def initialiser(self) -> int:
+        """Incarnation whose values the servers hold, or were to hold."""
+        return int(self._brought.incarnation)
+
     def origin(self, now: float) -> Origin | None:
         """Where the values came from; None until they are there."""
         if not self.done:

@@ -30,6 +30,7 @@ from .contacts import Contacts
 from .dealing import DataDealer
 from .ending import Ending
 from .enrolment import Enrolment, Examined
+from .first_worker import FirstWorker
 from .initialisation import Initialisation, waiting
 from .leases import Leases
 from .progress import Progress
@@ -65,6 +66,7 @@ class Registrar:
         self.examine = self._enrolment.examine
         self._initialisation = Initialisation(num_shards, self._start, self._roster, settings.progress_timeout_seconds)
         self.origin = self._initialisation.origin
+        self.is_first = FirstWorker(self._roster, self._initialisation).is_first
         policy = policy_for(settings)
         self._rounds = Rounds(policy, num_shards) if isinstance(policy, Synchronous) else None
         self._dealer = DataDealer(in_turns=self._rounds is not None)

@@ -167,7 +167,11 @@ class RegistrarService(RegistrarServicer):
             worker = self._registrar.heartbeat(
                 time.monotonic(), request.worker_id, request.incarnation, request.report, request.rank
             )
-            return HeartbeatResponse(num_workers=self._registrar.num_workers, suspended=worker.suspended)
+            return HeartbeatResponse(
+                num_workers=self._registrar.num_workers,
+                suspended=worker.suspended,
+                is_first=self._registrar.is_first(worker),
+            )
 
     def Deal(self, request: DealRequest, context: grpc.ServicerContext) -> DealResponse:
         with refusing(context, self._metrics), self._changed:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from .config import worker_config
+from .open_workers import HERE
 from .worker import Worker
 
 
@@ -40,4 +41,4 @@ def connect(
         SettingError: names the argument.
     """
     config = worker_config(servers, worker_id, metrics_listen, patience_seconds, layout, job_name, resume)
-    return Worker(config, expected)
+    return Worker(HERE.make_room(config, insists=worker_id is not None), expected)

@@ -51,6 +51,7 @@ class Entrance:
                 ranks.together(partial(self._upload, shards, grant))
             ranks.together(shards.check)
             time.sleep(ASK_AGAIN_SECONDS)
+        self._membership.ask_whether_first()
         self._tell(answer)
         return answer.clock
 

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 import grpc
@@ -30,6 +31,10 @@ class Heartbeat:
         """Trainers in the job, by the newest answer; 0 before the first one."""
         self.suspended = ""
         """Why nobody waits for this worker any more, by the newest answer; empty where others do."""
+        self.first_until = 0.0
+        """Monotonic time until which this worker may take itself for the first one; the registrar gives nobody else the part
+        before the lease that this beat renewed is over."""
+        self._lease_seconds = lease_seconds
         self._registrar = registrar
         self._interval_seconds = min(lease_seconds / 3, LONGEST_INTERVAL_SECONDS)
         self._report = report
@@ -47,7 +52,9 @@ class Heartbeat:
 
     def beat(self) -> None:
         """Beats at once. Raises grpc.RpcError."""
+        asked_at = time.monotonic()
         answer = self._registrar.beat(self._report())
+        self.first_until = asked_at + self._lease_seconds if answer.is_first else 0.0
         self.num_workers, self.suspended = answer.num_workers, answer.suspended
 
     def _run(self) -> None:

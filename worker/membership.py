@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import grpc
@@ -54,6 +55,7 @@ class Membership:
         self._left: int | None = None
         """Incarnation that has left: other threads need not."""
         self._told_to_end = False
+        self._agreed_first = False
         response = self._join(worker_id)
         self.worker_id: int = response.worker_id
         self.job: JobSpecification = response.job
@@ -73,6 +75,26 @@ class Membership:
     def num_workers(self) -> int:
         """Trainers in the job as far as this worker knows."""
         return self._heartbeat.num_workers
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this worker is the job's first one now; of several ranks, when they last agreed on it."""
+        return self._agreed_first if self._ranks.num_ranks > 1 else self._may_be_first()
+
+    def ask_whether_first(self) -> None:
+        """Of the registrar, at once. Every rank calls it together."""
+        with contextlib.suppress(grpc.RpcError):
+            self._heartbeat.beat()
+        self.agree_on_first()
+
+    def agree_on_first(self) -> None:
+        """Every rank calls it together, once a step: they must not take different ways at `if worker.is_first`."""
+        if self._ranks.num_ranks > 1:
+            self._agreed_first = self._ranks.from_first(self._may_be_first)
+
+    def _may_be_first(self) -> bool:
+        gone = self._fenced is not None or self._left == self.incarnation
+        return not gone and time.monotonic() < self._heartbeat.first_until
 
     def check(self) -> None:
         """Raises why this incarnation may not act any more, if so.
@@ -107,10 +129,13 @@ class Membership:
         self._fenced = None
         self._heartbeat = self._beat(response)
 
-    def leave(self, failure: str) -> None:
-        """Ends this incarnation, unless it is fenced already. A rank that has not failed leaves it to the first one."""
+    def leave(self, failure: str, finished: bool = True) -> None:
+        """Ends this incarnation, unless it is fenced already. A rank that has not failed leaves it to the first one.
+
+        `finished`: with the last worker that has, the run is over.
+        """
         if failure or self._ranks.rank == 0:
-            self._leave(failure)
+            self._leave(failure, whole_worker=not finished)
         self._heartbeat.stop()
 
     def leave_at_once(self) -> None:

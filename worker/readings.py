@@ -3,7 +3,8 @@
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 
 from ..protos.exposition import Family, Reading, label_text
 from .data_ledger import DataLedger
@@ -90,6 +91,12 @@ class WorkerReadings:
     def _residual_norm(self) -> float:
         assert self._training.replica is not None
         return self._training.replica.encoder.residual_norm()
+
+
+def while_it_lives(readings: WorkerReadings) -> Callable[[], Iterable[Reading]]:
+    """What Prometheus is shown, by an endpoint whose thread must not keep the worker alive."""
+    weak = weakref.WeakMethod(readings.read)
+    return lambda: () if (read := weak()) is None else read()
 
 
 class Remembered:

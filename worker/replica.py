@@ -360,6 +360,7 @@ class Replica:
             self._interrupted = not isinstance(error, PushpullError)
             raise
         self._pulls.behind_step()
+        self._membership.agree_on_first()
         self._count_time(staged_at - started, time.perf_counter() - staged_at)
         return self._end_step(frames)
 

@@ -17,6 +17,7 @@ from . import gpu_readings
 from .assembly import GivenModel, Seat, start_replica
 from .config import WorkerConfig
 from .data_ledger import DataLedger
+from .departure import Departure
 from .ending import EndOnSigterm, failure_text
 from .expectations import check_expectations
 from .gpu_readings import GpuReadings
@@ -25,14 +26,15 @@ from .learning_rate import LearningRateFactor, LearningRateScaling
 from .local_updates import LocalUpdates, OuterSettings
 from .membership import Membership
 from .metrics import WorkerMetrics
+from .open_workers import HERE
 from .optimizer import RemoteOptimizer
 from .optimizer_values import check_supported
 from .progress_log import ProgressLog
 from .ranks.grad_scaler import RankGradScaler
 from .ranks.start import layout_mesh, layout_with, open_ranks
-from .readings import FAMILIES, WorkerReadings
+from .readings import FAMILIES, WorkerReadings, while_it_lives
 from .recorded_steps import OptimizerParts
-from .recorder import Recorder
+from .recorder import Recorder, number_of
 from .registrar_client import RegistrarClient, WantedJob
 from .replica_settings import ReplicaSettings, num_usable_encoder_threads
 from .share import loader_of, share_dealt, share_strided, shared_epoch
@@ -56,46 +58,51 @@ class Worker:
 
     def __init__(self, config: WorkerConfig, expected: Mapping[str, object]) -> None:
         self._metrics = WorkerMetrics(config.rank)
-        self._endpoint = (
-            MetricsEndpoint(config.metrics_listen, self._metrics.shown, "metrics_listen")
-            if config.metrics_listen
-            else None
-        )
+        self.servers = config.servers
+        """host:port of each, as they were given to `connect()`."""
+        listen = config.metrics_listen
+        self._endpoint = MetricsEndpoint(listen, self._metrics.shown, "metrics_listen") if listen else None
         self._ledger = DataLedger()
         self._epoch = 0
-        self._closed = False
         self._sigterm = EndOnSigterm()
         self._sigterm.install()
         try:
             self._ranks = open_ranks(config)
         except BaseException:
-            self._stop_serving()
+            self._sigterm.remove()
+            if self._endpoint is not None:
+                self._endpoint.close()
             raise
         self._registrar = RegistrarClient(
             config.servers[0], config.patience_seconds, "patience_seconds", self._ranks.rank
         )
+        self._departure = Departure(self._ranks, self._registrar, self._sigterm, self._endpoint)
         identity = Identity(self._registrar)
         assume(identity)
         tracer = step_tracer(identity)
-        progress_log = ProgressLog(identity, lambda: self._recorder.report())
-        self._recorder = Recorder(self._metrics, tracer, progress_log, begin=tracer.begin)
+        # Nothing that threads hold may refer to this object: that it is not used any more would go unnoticed.
+        progress_log = ProgressLog(identity, lambda: recorder.report())
+        recorder = self._recorder = Recorder(self._metrics, tracer, progress_log, begin=tracer.begin)
         try:
             named = "" if config.layout is None else config.layout.spec
             wanted = WantedJob(config.job_name, config.resume)
             self._membership = Membership(
                 self._registrar, config.worker_id, self._ranks, named, self._recorder.report, wanted
             )
+            self._departure.membership = self._membership
             self._sigterm.leave = self._membership.leave_at_once
             self._training = Training(self._membership, self._ranks, self._ledger)
             identity.job = self._membership.job.job_id
-        except BaseException:
-            self._close_quietly()
+        except BaseException as error:
+            self._departure.leave(failure_text(error), orderly=False)
             raise
         try:
             check_expectations(self._membership.job, expected)
             self.layout = config.layout or layout_with(config.num_ranks, self._membership.job.layouts)
             """How the ranks of this worker split the model."""
             self._show()
+            self._departure.attend(self)
+            HERE.add(self)
             logger.info("worker %d has joined the job at %s", self.id, self._registrar.address)
         except BaseException as error:
             self._close(failure_text(error), orderly=False)
@@ -105,6 +112,14 @@ class Worker:
     def id(self) -> int:
         """A small integer that stays the same over restarts of this worker."""
         return self._membership.worker_id
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this worker is the one that saves and prints for all. At any moment one at most is; when it ends, another
+        one becomes it within a second, or `lease_seconds` after it has vanished. False before `optimizer()`. The ranks of a
+        worker agree on it in every step.
+        """
+        return self._membership.is_first
 
     @property
     def num_workers(self) -> int:
@@ -292,8 +307,7 @@ class Worker:
 
     def log(self, **metrics: Any) -> None:
         """Reports numbers (or tensors of one element) for the job's display and summary; `loss` also to Prometheus."""
-        values = {name: _number(value) for name, value in metrics.items()}
-        self._recorder.log(values)
+        self._recorder.log({name: number_of(value) for name, value in metrics.items()})
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
@@ -301,21 +315,17 @@ class Worker:
         self._training.stop_counting()
         yield
 
-    def close(self, failure: str = "") -> None:
-        """Leaves the job; `failure` says what went wrong, if anything."""
-        self._close(failure, orderly=not failure)
+    def close(self, failure: str = "", *, finished: bool = True) -> None:
+        """Leaves the job; `failure` says what went wrong, if anything. The run ends with the last worker that `finished`."""
+        self._close(failure, orderly=not failure, finished=finished)
 
-    def _close(self, failure: str, orderly: bool) -> None:
+    def _close(self, failure: str, orderly: bool, finished: bool = True) -> None:
         """Not orderly: the other ranks may be in the middle of something, and are not waited for."""
-        if self._closed:
+        if self._departure.is_over:
             return
-        self._closed = True
+        HERE.discard(self)
         self._training.end()
-        if orderly:
-            self._membership.say_goodbye()
-        self._ranks.close(orderly)
-        self._membership.leave(failure)
-        self._close_quietly()
+        self._departure.leave(failure, orderly, finished)
 
     def __enter__(self) -> "Worker":
         return self
@@ -358,8 +368,9 @@ class Worker:
                 "this worker has an optimizer already; a job has one optimizer (give it all parameter groups)"
             )
         seat = Seat(self._membership, self._ranks, self.layout)
+        HERE.let_abandoned_leave()
         table, replica = start_replica(model, template, settings, seat)
-        self._training.replica = replica
+        self._training.replica = self._departure.replica = replica
         return OptimizerParts(
             table,
             replica,
@@ -371,19 +382,6 @@ class Worker:
     def _show(self) -> None:
         """What Prometheus is shown of a worker that has joined."""
         self._metrics.identify(self.job.job_id, self.id)
-        readings = WorkerReadings(self._membership, self._training, self._ledger, self._recorder, self.layout)
-        self._metrics.watch(FAMILIES, readings.read)
+        self._readings = WorkerReadings(self._membership, self._training, self._ledger, self._recorder, self.layout)
+        self._metrics.watch(FAMILIES, while_it_lives(self._readings))
         self._metrics.watch(gpu_readings.FAMILIES, GpuReadings().read)
-
-    def _close_quietly(self) -> None:
-        self._registrar.close()
-        self._stop_serving()
-
-    def _stop_serving(self) -> None:
-        self._sigterm.remove()
-        if self._endpoint is not None:
-            self._endpoint.close()
-
-
-def _number(value: Any) -> float:
-    return float(value.detach()) if isinstance(value, torch.Tensor) else float(value)

@@ -1,0 +1,71 @@
+"""The workers of this process that have not left their job: what a second `connect()` must know of the first.
+
+A process has one such set, as it has one identity for its jobs: the registry lives as long as the process.
+"""
+
+import gc
+import logging
+import weakref
+from dataclasses import replace
+from typing import Protocol
+
+from .config import ANY_WORKER_ID, WorkerConfig
+
+logger = logging.getLogger(__name__)
+
+
+class OpenWorker(Protocol):
+    """What is asked of a worker here."""
+
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """As they were given to `connect()`."""
+
+    def close(self, failure: str = "", *, finished: bool = True) -> None: ...
+
+
+class OpenWorkers:
+    """Holds none of them alive."""
+
+    def __init__(self) -> None:
+        self._workers: weakref.WeakSet[OpenWorker] = weakref.WeakSet()
+
+    def add(self, worker: OpenWorker) -> None:
+        self._workers.add(worker)
+
+    def discard(self, worker: OpenWorker) -> None:
+        self._workers.discard(worker)
+
+    def let_abandoned_leave(self) -> None:
+        """Those that nothing refers to any more (a cell of a notebook that was run again) leave now, not some time."""
+        if self._workers:
+            gc.collect()
+
+    def make_room(self, config: WorkerConfig, insists: bool) -> WorkerConfig:
+        """For one more worker, before it joins; the configuration that it may join with.
+
+        Where an open worker has the id that it would take: if the id was asked for (`insists`) that one leaves, else (the
+        environment says it) the new one is a second worker with an id of its own.
+        """
+        self.let_abandoned_leave()
+        holder = next((w for w in self._workers if w.id == config.worker_id and w.servers == config.servers), None)
+        if holder is None:
+            return config
+        if insists:
+            logger.warning(
+                "worker %d of this process is still open; it leaves, and a new one takes its place", holder.id
+            )
+            holder.close(finished=False)
+            return config
+        logger.warning(
+            "this process is worker %d already, which is still open: this is one more worker, with an id of its own; close the "
+            "first if it is not used any more",
+            holder.id,
+        )
+        return replace(config, worker_id=ANY_WORKER_ID)
+
+
+HERE = OpenWorkers()
