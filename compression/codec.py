@@ -146,6 +146,11 @@ class DenseCodec(Codec):
         """The byte of a header that tells members of the format apart, e.g. log2 of the quantiser's block."""
         return 0
 
+    @property
+    def says_zero(self) -> bool:
+        """A value that is zero is decoded to zero."""
+        return True
+
     @abstractmethod
     def section_bytes(self, count: int) -> int:
         """Bytes of the section of `count` values, a multiple of four."""

@@ -18,6 +18,7 @@ from .codec import Body, Bytes, Codec, DenseCodec
 from .header import DENSE, Header
 from .selections import randk, threshold, topk
 from .selections.dense import read_dense
+from .selections.nonzero import NONZERO, read_nonzero
 from .selections.sparse import SPARSE, read_sparse, reference_sparse
 from .values import cast, int2, integers, sign, vq
 
@@ -80,12 +81,15 @@ FAMILIES: tuple[Family, ...] = (
 )
 VALUE_READERS = {family.value_id: family.read for family in FAMILIES if isinstance(family, ValueFamily)}
 """How to read values, by the number of the format in a header."""
-SELECTION_READERS: dict[int, Callable[[Header, DenseCodec, Bytes], Body]] = {DENSE: read_dense} | {
-    family.selection_id: family.read for family in FAMILIES if isinstance(family, SelectionFamily)
+SELECTION_READERS: dict[int, Callable[[Header, DenseCodec, Bytes], Body]] = {
+    DENSE: read_dense,
+    NONZERO: read_nonzero,
+    **{family.selection_id: family.read for family in FAMILIES if isinstance(family, SelectionFamily)},
 }
 """How to read a frame, by the number of the selection in its header."""
 REFERENCE_POSITIONS = {
-    family.selection_id: family.reference for family in FAMILIES if isinstance(family, SelectionFamily)
+    NONZERO: reference_sparse,
+    **{family.selection_id: family.reference for family in FAMILIES if isinstance(family, SelectionFamily)},
 }
 """Where the elements of a frame are in plain torch operations, by the number of the selection in its header."""
 

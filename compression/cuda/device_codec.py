@@ -17,6 +17,7 @@ from ..codec import Codec, DenseCodec, seed_word
 from ..entropy import Zstd, compress_frame
 from ..header import DENSE, HEADER_BYTES, MAX_ELEMENTS, Header
 from ..kernels import LARGEST
+from ..selections.nonzero import NonZero
 from ..selections.sparse import SparseCodec
 from .device_sections import ReferenceSections, Residual, Sections, SectionsOf
 from .device_selection import chosen_on_device, index_on_device
@@ -111,14 +112,20 @@ class _DenseWriter:
 
     def frame(self, values: Tensor, seed: int, residual: Residual | None) -> Tensor:
         count = values.numel()
-        frame = values.new_empty(_LEAD_BYTES + self._codec.frame_bound(count), dtype=torch.uint8)[_LEAD_BYTES:]
+        num_bytes = HEADER_BYTES + self._codec.section_bytes(count)
+        frame = values.new_empty(_LEAD_BYTES + num_bytes, dtype=torch.uint8)[_LEAD_BYTES:]
         frame[:HEADER_BYTES] = Header(DENSE, self._codec.value_id, 0, self._codec.parameter, count, count).tensor(
             values.device
         )
-        finding = values.new_zeros(1, dtype=torch.int32)
-        self._sections.encode(values, frame[HEADER_BYTES:], seed, residual, finding)
-        if finding.item():
+        finding = values.new_zeros(2, dtype=torch.int32)
+        self._sections.encode(values, frame[HEADER_BYTES:], seed, residual, finding[:1])
+        if not self._codec.says_zero:
+            finding[1:] = (values == 0 if residual is None else values == -residual[0]).any()
+        is_not_finite, has_zero = finding.tolist()
+        if is_not_finite:
             raise _non_finite(values, residual)
+        if has_zero:
+            return _SparseWriter(NonZero(self._codec), self._sections).frame(values, seed, residual)
         return frame
 
 
@@ -132,8 +139,12 @@ class _SparseWriter:
         if not torch.isfinite(total).all():
             raise _non_finite(values, residual)
         chosen = chosen_on_device(self._codec, total, seed)
-        header, index = index_on_device(self._codec, chosen, total.numel(), seed)
         kept = total[chosen]
+        drops_zeros = not self._codec.values.says_zero and not bool(kept.all())
+        if drops_zeros:
+            chosen = chosen[kept != 0].sort().values
+            kept = total[chosen]
+        header, index = index_on_device(self._codec, chosen, total.numel(), seed, named=drops_zeros)
         factor = self._codec.contract.factor(total.numel())
         if factor != 1:
             kept = (kept * factor).clamp(-float(LARGEST), float(LARGEST))

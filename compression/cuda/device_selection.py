@@ -11,6 +11,7 @@ from ..codec import padded
 from ..contract import share_of
 from ..header import Header
 from ..selections.indices import BITMAP, GAPS
+from ..selections.nonzero import NONZERO
 from ..selections.sparse import SPARSE, SparseCodec
 from ..selections.sparse_kernels import RUN
 from ..selections.topk import TopK
@@ -27,18 +28,20 @@ def chosen_on_device(codec: SparseCodec, values: Tensor, seed: int) -> Tensor:
     return choose(codec, values) if choose is not None else codec.reference_select(values, seed)
 
 
-def index_on_device(codec: SparseCodec, chosen: Tensor, num_elements: int, seed: int) -> tuple[Header, Tensor]:
-    """The header of the frame that sends `chosen`, and its index section, uint8."""
-    if type(codec).reference_index is not SparseCodec.reference_index:
+def index_on_device(
+    codec: SparseCodec, chosen: Tensor, num_elements: int, seed: int, named: bool = False
+) -> tuple[Header, Tensor]:
+    """The header of the frame that sends `chosen`, and its index section, uint8; `named`: by their positions in any case."""
+    if not named and type(codec).reference_index is not SparseCodec.reference_index:
         return codec.reference_index(chosen, num_elements, seed)
     index, section = _index_section(chosen, num_elements)
     inner = codec.values
-    return Header(SPARSE, inner.value_id, index, inner.parameter, num_elements, chosen.numel()), section
+    return Header(codec.selection_id, inner.value_id, index, inner.parameter, num_elements, chosen.numel()), section
 
 
 def positions_on_device(header: Header, sections: Tensor) -> tuple[Tensor, int]:
     """The positions of a checked sparse frame, int64 [k], and the bytes of its index section."""
-    if header.selection == SPARSE and header.index == GAPS:
+    if header.selection in (SPARSE, NONZERO) and header.index == GAPS:
         return _positions_of_gaps(sections, header.num_sent)
     return REFERENCE_POSITIONS[header.selection](header, sections)
 

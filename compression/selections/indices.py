@@ -58,7 +58,7 @@ def index_bound(num_elements: int, num_chosen: int) -> int:
         return 0
     sum_of_widths = runs * (1.0 + math.log2(max(1.0, num_elements / runs)))
     gaps = padded(runs) + 4 * (math.ceil(sum_of_widths * kernels.RUN / 32) + runs)
-    return min(gaps, _bitmap_bytes(num_elements))
+    return min(gaps, bitmap_bytes(num_elements))
 
 
 def write_index(chosen: Positions, num_elements: int, out: Bytes) -> tuple[int, int]:
@@ -67,8 +67,8 @@ def write_index(chosen: Positions, num_elements: int, out: Bytes) -> tuple[int, 
     widths: NDArray[np.uint8] = np.zeros(padded(runs), np.uint8)
     kernels.measure_gaps(chosen, widths[:runs])
     num_bytes = widths.size + 4 * int(kernels.count_words(widths[:runs], chosen.size))
-    if num_bytes > _bitmap_bytes(num_elements):
-        num_bytes = _bitmap_bytes(num_elements)
+    if num_bytes > bitmap_bytes(num_elements):
+        num_bytes = bitmap_bytes(num_elements)
         kernels.write_bitmap(chosen, out[:num_bytes].view(np.uint32))
         return BITMAP, num_bytes
     out[: widths.size] = widths
@@ -92,7 +92,7 @@ def reference_index(chosen: torch.Tensor, num_elements: int) -> tuple[int, torch
     widths = [int(run.max()).bit_length() for run in runs]
     words = [packed_bits(bits_of_words(run, width).view(-1)) for run, width in zip(runs, widths, strict=True)]
     packed = torch.cat([filled(torch.tensor(widths, dtype=torch.uint8, device=chosen.device)), *words])
-    if packed.numel() <= _bitmap_bytes(num_elements):
+    if packed.numel() <= bitmap_bytes(num_elements):
         return GAPS, packed
     bits = torch.zeros(num_elements, dtype=torch.int64, device=chosen.device)
     bits[chosen] = 1
@@ -104,7 +104,7 @@ def reference_positions(
 ) -> tuple[torch.Tensor, int]:
     """The chosen positions of a checked index section, int64 [num_chosen], and the bytes of the section."""
     if index == BITMAP:
-        num_bytes = _bitmap_bytes(num_elements)
+        num_bytes = bitmap_bytes(num_elements)
         return bits_of_words(sections[:num_bytes].to(torch.int64), 8).view(-1).nonzero().view(-1), num_bytes
     widths = sections[: _num_runs(num_chosen)].tolist()
     start = padded(len(widths))
@@ -119,7 +119,7 @@ def reference_positions(
 
 
 def _read_bitmap(num_elements: int, num_chosen: int, sections: Bytes) -> IndexSection:
-    num_bytes = _bitmap_bytes(num_elements)
+    num_bytes = bitmap_bytes(num_elements)
     if sections.size < num_bytes:
         raise FrameError(f"sparse frame ends inside its bitmap of {num_bytes} bytes")
     words = sections[:num_bytes].view(np.uint32)
@@ -155,5 +155,6 @@ def _num_runs(num_chosen: int) -> int:
     return -(-num_chosen // kernels.RUN)
 
 
-def _bitmap_bytes(num_elements: int) -> int:
+def bitmap_bytes(num_elements: int) -> int:
+    """Of an index section that is a bitmap: the most that any index of a block takes."""
     return 4 * (-(-num_elements // 32))

@@ -71,16 +71,16 @@ class RandK(SparseCodec):
             squared_error=inner.squared_error,
             absolute_error=inner.absolute_error,
             density=self.density,
+            sends_zeros=self.values.says_zero,
         )
 
     def with_density(self, share: float) -> Codec | None:
         return replace(self, density=share) if self.unscaled else None
 
     def frame_bound(self, num_elements: int) -> int:
+        if not self.values.says_zero:
+            return SparseCodec.frame_bound(self, num_elements)
         return HEADER_BYTES + self.values.section_bytes(share_of(self.density, num_elements))
-
-    def frame_least(self, num_elements: int) -> int:
-        return self.frame_bound(num_elements)
 
     def select(self, values: Floats, seed: np.uint32, memo: Memo | None) -> Positions:
         return SeededPositions(share_of(self.density, values.size), values.size, int(seed)).positions()

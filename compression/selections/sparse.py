@@ -1,6 +1,7 @@
 """Sparse frames: an index section that names the elements, and their values. The others are zero."""
 
 from abc import abstractmethod
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -18,9 +19,15 @@ SPARSE = 1
 
 
 class SparseCodec(Codec):
-    """A codec that sends some elements, whose values another codec writes."""
+    """A codec that sends some elements, whose values another codec writes. Those that are zero are not sent if that codec
+    has no code for zero."""
 
     values: DenseCodec
+
+    @property
+    def selection_id(self) -> int:
+        """Number of the selection in a header, of frames with an index section."""
+        return SPARSE
 
     @abstractmethod
     def select(self, values: Floats, seed: np.uint32, memo: Memo | None) -> Positions:
@@ -39,12 +46,12 @@ class SparseCodec(Codec):
     def write_positions(self, chosen: Positions, num_elements: int, seed: np.uint32, out: Bytes) -> tuple[Header, int]:
         """Write the index section to the start of `out`; the frame's header, and the bytes written."""
         index, num_bytes = write_index(chosen, num_elements, out)
-        return self._header(SPARSE, index, num_elements, chosen.size), num_bytes
+        return self._header(self.selection_id, index, num_elements, chosen.size), num_bytes
 
     def reference_index(self, chosen: torch.Tensor, num_elements: int, seed: int) -> tuple[Header, torch.Tensor]:
         """`write_positions` in plain torch operations."""
         index, section = reference_index(chosen, num_elements)
-        return self._header(SPARSE, index, num_elements, chosen.numel()), section
+        return self._header(self.selection_id, index, num_elements, chosen.numel()), section
 
     def frame_bound(self, num_elements: int) -> int:
         most = self.contract.band(num_elements)[1]
@@ -65,11 +72,16 @@ class SparseCodec(Codec):
             total, chosen = frozen(residual[1]), self.add_and_select(values, residual, seed, memo)
         kept: Floats = np.empty(chosen.size, np.float32)
         kernels.gather(total, chosen, kept)
+        write_positions = self.write_positions
+        if not self.values.says_zero and not kept.all():
+            chosen = np.sort(chosen[kept != 0])
+            kept = total[chosen]
+            write_positions = partial(SparseCodec.write_positions, self)
         factor = np.float32(self.contract.factor(values.size))
         if factor != 1:
             with np.errstate(over="ignore"):
                 kept = np.clip(kept * factor, -LARGEST, LARGEST)
-        header, index_bytes = self.write_positions(chosen, values.size, seed, out[HEADER_BYTES:])
+        header, index_bytes = write_positions(chosen, values.size, seed, out[HEADER_BYTES:])
         start = HEADER_BYTES + index_bytes
         num_bytes = start + self.values.section_bytes(chosen.size)
         section = out[start:num_bytes]
@@ -82,7 +94,11 @@ class SparseCodec(Codec):
 
     def reference_frame(self, values: torch.Tensor, seed: int) -> torch.Tensor:
         chosen = self.reference_select(values, seed)
-        header, index = self.reference_index(chosen, values.numel(), seed)
+        reference_index = self.reference_index
+        if not self.values.says_zero and (values[chosen] == 0).any():
+            chosen = chosen[values[chosen] != 0].sort().values
+            reference_index = partial(SparseCodec.reference_index, self)
+        header, index = reference_index(chosen, values.numel(), seed)
         kept = (values[chosen] * self.contract.factor(values.numel())).clamp(-float(LARGEST), float(LARGEST))
         section = self.values.reference_section(kept, seed)
         return torch.cat([header.tensor(values.device), index, section])
@@ -109,26 +125,26 @@ class PositionSource(Protocol):
 class SparseBody:
     """The checked sections of a sparse frame; scratch is one float32 for each element sent."""
 
-    __slots__ = ("_index", "_section", "_values")
+    __slots__ = ("index", "section", "values")
 
     def __init__(self, index: PositionSource, values: DenseCodec, section: Bytes) -> None:
-        self._index = index
-        self._values = values
-        self._section = section
+        self.index = index
+        self.values = values
+        self.section = section
 
     def decode_into(self, out: Floats, scale: np.float32) -> None:
         out[:] = 0
-        self._index.scatter(self._kept(scale), out, is_added=False)
+        self.index.scatter(self._kept(scale), out, is_added=False)
 
     def add_to(self, accumulator: Floats, scale: np.float32) -> None:
-        self._index.scatter(self._kept(scale), accumulator, is_added=True)
+        self.index.scatter(self._kept(scale), accumulator, is_added=True)
 
     def sent_positions(self) -> Positions:
-        return self._index.positions()
+        return self.index.positions()
 
     def _kept(self, scale: np.float32) -> Floats:
-        kept: Floats = np.empty(self._index.num_chosen, np.float32)
-        self._values.decode_section(self._section, kept, scale)
+        kept: Floats = np.empty(self.index.num_chosen, np.float32)
+        self.values.decode_section(self.section, kept, scale)
         return kept
 
 

@@ -28,10 +28,12 @@ class ShareContract(Contract):
     """That of codecs which send a fixed share of the elements."""
 
     density: float
+    sends_zeros: bool = True
+    """Also elements that are zero, where there are not enough others."""
 
     def band(self, num_elements: int) -> tuple[int, int]:
         count = share_of(self.density, num_elements)
-        return count, count
+        return count if self.sends_zeros else 0, count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,7 @@ class TopK(SparseCodec):
             squared_error=inner.squared_error,
             absolute_error=inner.absolute_error,
             density=self.density,
+            sends_zeros=self.values.says_zero,
         )
 
     def with_density(self, share: float) -> Codec | None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ...protos.errors import FrameError, NonFiniteError
 from ..arguments import rounding_and_block, rounding_and_block_spec
-from ..codec import Bytes, DenseCodec, Floats, Memo, Residual, check_padding, encode_then_leave, padded
+from ..codec import Bytes, DenseCodec, Floats, Memo, Residual, check_padding, padded
 from ..contract import Contract
 from ..kernels import (
     FINITE,
@@ -23,7 +23,6 @@ from ..kernels import (
     float_of,
     fold,
     kernel,
-    largest_bits_of,
     size_of_block,
 )
 from ..reference import (
@@ -39,6 +38,7 @@ from ..reference import (
 from ..reference import largest_bits as reference_largest_bits
 from .integers import checked_block_log2
 from .packing import Codes, pack, packed_bytes, scratch_size
+from .without_zero import HAS_ZERO, WithoutZero
 
 Signs = NDArray[np.int32]
 
@@ -49,11 +49,15 @@ _I = np.int32
 _L = np.uint64
 _U = np.uint32
 
+_ZERO = _U(0xFFFFFFFF)
+_UNFIT = _U(INFINITY - 1)
+"""From here on `_one_less` is of something that is not finite, or of zero."""
+
 
 @dataclass(frozen=True, slots=True)
-class Sign(DenseCodec):
-    """D = scale * sign, with the mean magnitude of the block as scale (EF-signSGD, Karimireddy et al. 2019); zero
-    counts as positive, so a block needs a value that is not zero to send anything else than zeros.
+class Sign(WithoutZero):
+    """D = scale * sign, with the mean magnitude of the block as scale (EF-signSGD, Karimireddy et al. 2019), of elements
+    that are not zero.
 
     If `stochastic`, the scale is the largest magnitude and the sign is drawn so that the mean is exact. Section:
     the packed bits of all blocks (packing.py; set = negative), padded with zeros to four bytes, then the scales.
@@ -89,17 +93,17 @@ class Sign(DenseCodec):
     def section_bytes(self, count: int) -> int:
         return padded(packed_bytes(count, self.block, 1)) + 4 * -(-count // self.block)
 
-    def encode_section(
-        self, values: Floats, section: Bytes, seed: np.uint32, residual: Residual | None, memo: Memo | None = None
-    ) -> bool:
+    def write_section(
+        self, values: Floats, section: Bytes, seed: np.uint32, residual: Residual | None, memo: Memo | None
+    ) -> int:
         packed, scales, padding = self._parts(section, values.size)
         padding[:] = 0
         if self.stochastic:
             encode = partial(_encode_drawn, packed=packed, scales=scales, block=self.block, seed=seed)
-            return encode(values) if residual is None else encode_then_leave(self, values, section, residual, encode)
+            return self.write_then_leave(values, section, residual, encode)
         if residual is None:
-            return _encode(values, packed, scales, self.block)
-        return _encode_residual(values, *residual, packed, scales, self.block)
+            return int(_encode(values, packed, scales, self.block))
+        return int(_encode_residual(values, *residual, packed, scales, self.block))
 
     def check_section(self, section: Bytes, count: int) -> None:
         packed, scales, padding = self._parts(section, count)
@@ -146,6 +150,18 @@ class Sign(DenseCodec):
 
 
 @kernel
+def _one_less(value: np.float32) -> np.uint32:
+    """The bits of the magnitude less one: of zero the largest number there is. So one maximum finds it, and what is not
+    finite."""
+    return _U(_U(bits_of(value) & MAGNITUDE) - _U(1))
+
+
+@kernel
+def _finding(found: np.uint32) -> int:
+    return HAS_ZERO if found == _ZERO else NOT_FINITE
+
+
+@kernel
 def _mean(scratch: Floats, size: np.uint64, block: np.uint64) -> np.float32:
     """The mean magnitude, of magnitudes divided by the block, which keeps their sum finite; scratch is used up."""
     for i in range(size, block):
@@ -154,38 +170,41 @@ def _mean(scratch: Floats, size: np.uint64, block: np.uint64) -> np.float32:
 
 
 @kernel
-def _encode(values: Floats, packed: Codes, scales: Floats, block: int) -> bool:
+def _encode(values: Floats, packed: Codes, scales: Floats, block: int) -> int:
     scratch, signs, part = np.empty(block, np.float32), np.empty(block, np.int8), _F(_F(1) / _F(block))
     for index in range(scales.size):
         start = _L(index) * _L(block)
         size = size_of_block(start, _L(block), values.size)
-        if largest_bits_of(values, start, size) >= INFINITY:
-            return False
+        found = _U(0)
+        for i in range(size):
+            found = max(found, _one_less(values[start + i]))
+        if found >= _UNFIT:
+            return _finding(found)
         for i in range(size):
             value = values[start + i]
             scratch[i] = _F(np.abs(value)) * part
             signs[i] = np.int8(value < _F(0))
         scales[index] = _mean(scratch, size, _L(block))
         pack(signs, size, packed, start, 1)
-    return True
+    return FINITE
 
 
 @kernel
 def _encode_residual(
     values: Floats, committed: Floats, pending: Floats, packed: Codes, scales: Floats, block: int
-) -> bool:
+) -> int:
     scratch, signs, part = np.empty(block, np.float32), np.empty(block, np.int8), _F(_F(1) / _F(block))
     for index in range(scales.size):
         start = _L(index) * _L(block)
         size = size_of_block(start, _L(block), values.size)
-        found = _I(0)
+        found = _U(0)
         for i in range(size):
             value = values[start + i] + committed[start + i]
-            found = max(found, _I(bits_of(value) & MAGNITUDE))
+            found = max(found, _one_less(value))
             pending[start + i] = value
             scratch[i] = _F(np.abs(value)) * part
-        if found >= INFINITY:
-            return False
+        if found >= _UNFIT:
+            return _finding(found)
         scale = _mean(scratch, size, _L(block))
         scales[index] = scale
         magnitude = bits_of(scale)
@@ -195,25 +214,27 @@ def _encode_residual(
             signs[i] = np.int8(is_negative)
             pending[start + i] = value - np.float32(float_of(_I(magnitude | _I(_I(is_negative) << 31))))
         pack(signs, size, packed, start, 1)
-    return True
+    return FINITE
 
 
 @kernel
-def _encode_drawn(values: Floats, packed: Codes, scales: Floats, block: int, seed: np.uint32) -> bool:
+def _encode_drawn(values: Floats, packed: Codes, scales: Floats, block: int, seed: np.uint32) -> int:
     signs = np.empty(block, np.int8)
     for index in range(scales.size):
         start = _L(index) * _L(block)
         size = size_of_block(start, _L(block), values.size)
-        bits = largest_bits_of(values, start, size)
-        if bits >= INFINITY:
-            return False
-        scale = np.float32(float_of(bits))
+        found = _U(0)
+        for i in range(size):
+            found = max(found, _one_less(values[start + i]))
+        if found >= _UNFIT:
+            return _finding(found)
+        scale = np.float32(float_of(_I(found + _U(1))))
         scales[index] = scale
         for i in range(size):
             threshold = _F(_F(draw(seed, _U(_U(start) + _U(i))) * _F(2)) - _F(1))
             signs[i] = np.int8(_F(threshold * scale) >= values[start + i])
         pack(signs, size, packed, start, 1)
-    return True
+    return FINITE
 
 
 @kernel

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...protos.errors import CodecError, FrameError, NonFiniteError
-from ..codec import Bytes, DenseCodec, Floats, Memo, Residual, check_padding, encode_then_leave, frozen, padded
+from ..codec import Bytes, DenseCodec, Floats, Memo, Residual, check_padding, frozen, padded
 from ..contract import Contract
 from ..kernels import FINITE, INFINITY, NOT_FINITE, largest_bits
 from ..reference import blocks_of, cast, filled, packed_blocks, raw, unpacked_blocks
@@ -18,6 +18,7 @@ from . import vq_kernels as kernels
 from .packing import packed_bytes
 from .vq_kernels import CHUNK
 from .vq_learning import Block, codebook_of, normalised
+from .without_zero import HAS_ZERO, WithoutZero
 
 VALUE_ID = 7
 
@@ -39,8 +40,9 @@ class VectorContract(Contract):
 
 
 @dataclass(frozen=True, slots=True)
-class VectorQuantiser(DenseCodec):
-    """D = for each vector of `dim` elements, zeros behind the last, the nearest codeword.
+class VectorQuantiser(WithoutZero):
+    """D = for each vector of `dim` elements, zeros behind the last, the nearest codeword. Elements that are zero belong to no
+    vector (values/without_zero.py).
 
     Codewords come from Lloyd's algorithm (k-means, 1957) on a sample of the block's vectors, but for two: the
     first is zero, so that no vector is replaced by something further away, and the second is the vector of
@@ -99,12 +101,10 @@ class VectorQuantiser(DenseCodec):
         num_code_bytes = packed_bytes(self.num_vectors(count), CHUNK, self.bits)
         return 4 * self.num_codewords(count) * self.dim + padded(num_code_bytes)
 
-    def encode_section(
-        self, values: Floats, section: Bytes, seed: np.uint32, residual: Residual | None, memo: Memo | None = None
-    ) -> bool:
-        if residual is None:
-            return self._write(frozen(values), section, memo)
-        return encode_then_leave(self, values, section, residual, lambda total: self._write(total, section, memo))
+    def write_section(
+        self, values: Floats, section: Bytes, seed: np.uint32, residual: Residual | None, memo: Memo | None
+    ) -> int:
+        return self.write_then_leave(frozen(values), section, residual, lambda total: self._write(total, section, memo))
 
     def check_section(self, section: Bytes, count: int) -> None:
         book, packed, padding = self._parts(section, count)
@@ -159,13 +159,14 @@ class VectorQuantiser(DenseCodec):
         used = end + packed_bytes(self.num_vectors(count), CHUNK, self.bits)
         return section[:end].view(np.float32), section[end:used].view(np.int8), section[used:]
 
-    def _write(self, values: Floats, section: Bytes, memo: Memo | None) -> bool:
+    def _write(self, values: Floats, section: Bytes, memo: Memo | None) -> int:
         bits = largest_bits(values)
         if bits >= INFINITY:
-            return False
-        if not bits:
-            section[:] = 0
-            return True
+            return NOT_FINITE
+        if not values.all():
+            return HAS_ZERO
+        if not values.size:
+            return FINITE
         flat, packed, padding = self._parts(section, values.size)
         padding[:] = 0
         block = Block.of(values, float(np.int32(bits).view(np.float32)), self.dim)
@@ -178,7 +179,7 @@ class VectorQuantiser(DenseCodec):
         )
         if memo is not None:
             memo[VectorQuantiser] = codebook.after(block.relative_error(score))
-        return True
+        return FINITE
 
 
 def _nearest(vectors: torch.Tensor, book: torch.Tensor) -> torch.Tensor:

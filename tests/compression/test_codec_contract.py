@@ -71,13 +71,16 @@ def norm(values):
 
 
 def block_maxima(codec, values):
-    """For each element the largest magnitude of what its quantiser looks at."""
+    """For each element the largest magnitude of what its quantiser looks at: without a code for zero, that is the others."""
     sizes = np.abs(values).astype(np.float64)
     block = getattr(codec, "block", None)
     if block is None:
         return np.full(values.size, sizes.max(initial=0.0))
-    padded = np.pad(sizes, (0, -values.size % block)).reshape(-1, block)
-    return np.repeat(padded.max(axis=1), block)[: values.size]
+    seen = np.ones(values.size, bool) if codec.says_zero else sizes > 0
+    largest = np.zeros(values.size)
+    padded = np.pad(sizes[seen], (0, -seen.sum() % block)).reshape(-1, block)
+    largest[seen] = np.repeat(padded.max(axis=1), block)[: seen.sum()]
+    return largest
 
 
 def spread_values():
@@ -119,6 +122,31 @@ class TestFrames:
         result = decoded(frame, values.size)
         result[sent] = 0
         assert not result.any()
+
+    @quick
+    @given(values=vectors(), seed=st.integers(0, 99), with_residual=st.booleans())
+    def test_what_is_zero_stays_zero(self, codec, encoded, decoded, values, seed, with_residual):
+        """A row without gradient, and nothing left over from before, does not move."""
+        residual = (np.zeros_like(values), np.full_like(values, np.nan)) if with_residual else None
+        result = decoded(encoded(codec, values, seed, residual), values.size)
+        assert not result[values == 0].any()
+        assert residual is None or not residual[1][values == 0].any()
+
+    @pytest.mark.parametrize("spec", ["topk:0.5+sign", "randk:0.5:unscaled+sign", "randk:0.5+sign:stochastic"])
+    def test_zeros_that_a_selection_chooses_stay_zero(self, spec, encoded, decoded):
+        codec = parse_codec(spec)
+        values = np.random.default_rng(0).standard_normal(3000).astype(np.float32)
+        values[200:2900] = 0
+        for seed in range(4):
+            frame = encoded(codec, values, seed)
+            assert len(frame) <= codec.frame_bound(values.size)
+            least, most = codec.contract.band(values.size)
+            assert least <= parse_frame(frame, values.size).sent_positions().size <= most
+            result = decoded(frame, values.size)
+            assert not result[values == 0].any()
+            assert result.any()
+            expected, _ = oracle.encode(codec, torch.from_numpy(values), seed)
+            assert frame == expected.numpy().tobytes()
 
     def test_threads_give_the_same_frames_as_one_thread(self, codec, encoded):
         batch = [np.random.default_rng(seed).standard_normal(6000).astype(np.float32) for seed in range(8)]

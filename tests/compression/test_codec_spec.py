@@ -146,8 +146,8 @@ def test_every_number_in_a_header_has_one_reader():
         ("int4", 1000, 24 + 500 + 4 * 4),
         ("int4", 255, 24 + 128 + 4),
         ("int2", 1000, 24 + 252 + 4 * 4),
-        ("sign", 1000, 24 + 128 + 4 * 4),
-        ("sign:1024", 1024, 24 + 128 + 4),
+        ("sign", 1000, 24 + 128 + 4 * 4 + 128),  # with a bitmap, needed where elements are zero
+        ("sign:1024", 1024, 24 + 128 + 4 + 128),
         ("randk:0.01+fp32", 1000, 24 + 40),
         ("int4+zstd", 1000, 24 + 500 + 4 * 4),
     ],

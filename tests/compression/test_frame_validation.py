@@ -29,6 +29,19 @@ def frame(request, encoded):
     return encoded(parse_codec(request.param), values)
 
 
+@pytest.mark.parametrize("spec", ["sign", "vq:2x16"])
+def test_frames_of_rows_are_checked_like_the_others(spec, encoded):
+    """Some rows are zero, and the values have no code for that."""
+    values = np.random.default_rng(0).standard_normal(SIZE).astype(np.float32)
+    values[64:200] = 0
+    rows = encoded(parse_codec(spec), values)
+    assert outcome(rows) == "decoded"
+    assert {outcome(rows[:length]) for length in range(len(rows))} == {"refused"}
+    for bit in range(8 * HEADER_BYTES, 8 * len(rows)):
+        outcome(changed(rows, bit // 8, bytes([rows[bit // 8] ^ 1 << bit % 8])))
+    assert outcome(changed(rows, NUM_SENT, struct.pack("<I", SIZE + 1))) == "refused"
+
+
 @pytest.fixture
 def sparse_frame(encoded):
     values = np.random.default_rng(0).standard_normal(SIZE).astype(np.float32)

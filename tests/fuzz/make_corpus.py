@@ -47,6 +47,8 @@ def _edges() -> dict[str, bytes]:
         "sealed": bytes([SIZE_OF_HEADER | SEALED]) + sparse,
         "misaligned": bytes([SIZE_OF_HEADER | MISALIGNED]) + sparse,
         "subnormal": bytes([SIZES.index(256)]) + encode_frame("int8", 256, "subnormal").contents,
+        "rows-of-signs": bytes([SIZES.index(256)]) + encode_frame("sign", 256, "rows").contents,
+        "rows-of-vectors": bytes([SIZES.index(256)]) + encode_frame("vq:2x16", 256, "rows").contents,
         "huge": bytes([SIZES.index(256)]) + encode_frame("fp16", 256, "huge").contents,
     }
 

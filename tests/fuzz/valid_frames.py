@@ -65,7 +65,19 @@ def _subnormal(rng: np.random.Generator, size: int) -> Floats:
     return (rng.integers(-9, 10, size) * 2.0**-149).astype(np.float32)
 
 
-VALUES = {"normal": _normal, "heavy": _heavy_tailed, "zeros": _zeros, "huge": _huge, "subnormal": _subnormal}
+def _rows(rng: np.random.Generator, size: int) -> Floats:
+    """Some of them zero: of an embedding."""
+    return (rng.standard_normal(size) * (np.arange(size) // 40 % 3 == 1)).astype(np.float32)
+
+
+VALUES = {
+    "normal": _normal,
+    "heavy": _heavy_tailed,
+    "zeros": _zeros,
+    "huge": _huge,
+    "subnormal": _subnormal,
+    "rows": _rows,
+}
 
 
 def encode_frame(spec: str, num_elements: int, values: str) -> ValidFrame:
