@@ -75,7 +75,7 @@ class JobSettings:
         _at_least("progress_timeout_seconds", self.progress_timeout_seconds, 0)
         _at_least("message_bytes", self.message_bytes, 1 << 12)
         for name in ("lease_seconds", "start_timeout_seconds", "server_patience_seconds", "staging_bytes"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise SettingError(f"{name}={getattr(self, name)} must be greater than 0")
         if self.block_elements is not None:
             _at_least("block_elements", self.block_elements, 1)
@@ -130,5 +130,5 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def _at_least(name: str, value: float, least: float) -> None:
-    if value < least:
+    if not value >= least:
         raise SettingError(f"{name}={value} must be at least {least}")

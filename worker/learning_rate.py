@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..protos.errors import SettingError
+from .user_numbers import count_of, number_of
 
 RULES: dict[str, Callable[[float], float]] = {"linear": lambda ratio: ratio, "sqrt": math.sqrt}
 """Linear: Goyal et al., arXiv:1706.02677, for SGD. Square root: Krizhevsky, arXiv:1404.5997; usual with Adam and LAMB."""
@@ -34,12 +35,11 @@ class LearningRateScaling:
         if self.rule not in RULES:
             raise SettingError(f"learning-rate scaling {self.rule!r} is not one of {', '.join(RULES)}")
         base = self.base_workers if self.base_samples is None else self.base_samples
-        if (self.base_workers is None) == (self.base_samples is None) or base is None or base <= 0:
+        if (self.base_workers is None) == (self.base_samples is None) or not number_of("base", base) > 0:
             raise SettingError(
                 "learning-rate scaling needs base_workers or base_samples, one of them: what the learning rate was chosen for"
             )
-        if self.warmup_steps < 0:
-            raise SettingError(f"warmup_steps={self.warmup_steps} must be at least 0")
+        count_of("warmup_steps", self.warmup_steps, 0)
 
     def target(self, num_workers: int, num_samples: float) -> float:
         """The factor for an update over this many workers and samples."""

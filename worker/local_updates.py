@@ -19,6 +19,7 @@ from .recorded_steps import OptimizerParts, RecordedSteps, weight_of
 from .recorder import StepKind
 from .saved_state import STATE_KEY, load_memory, saved_state
 from .step_messages import StepRequest
+from .user_numbers import count_of, finite_number_of, number_of, positive_number_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,17 +41,18 @@ class OuterSettings:
     """Nesterov's; 0: none."""
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise SettingError(f"every={self.every} must be at least 1: local steps between two pushes")
-        if not self.learning_rate > 0:
-            raise SettingError(f"outer_lr={self.learning_rate} must be positive; 1.0 with outer_momentum=0 averages")
-        if not 0 <= self.momentum < 1:
+        count_of("every", self.every, 1)
+        positive_number_of("outer_lr", self.learning_rate)
+        if not 0 <= number_of("outer_momentum", self.momentum) < 1:
             raise SettingError(f"outer_momentum={self.momentum} must be at least 0 and below 1")
 
     def optimizer(self, inner: torch.optim.Optimizer) -> torch.optim.SGD:
         """What the servers run on the parameters of `inner`. A template: it never steps here."""
         parameters = [parameter for group in inner.param_groups for parameter in group["params"]]
-        return torch.optim.SGD(parameters, lr=self.learning_rate, momentum=self.momentum, nesterov=self.momentum > 0)
+        momentum = number_of("outer_momentum", self.momentum)
+        return torch.optim.SGD(
+            parameters, lr=number_of("outer_lr", self.learning_rate), momentum=momentum, nesterov=momentum > 0
+        )
 
 
 @dataclass
@@ -110,7 +112,7 @@ class LocalUpdates(torch.optim.Optimizer):
 
     @outer_lr.setter
     def outer_lr(self, value: float) -> None:
-        self._outer.param_groups[0]["lr"] = value
+        self._outer.param_groups[0]["lr"] = finite_number_of("outer_lr", value)
 
     @property
     def num_pending(self) -> int:

@@ -1,8 +1,9 @@
 """What a torch optimizer is on the wire: its name, and the numbers and flags of its parameter groups."""
 
+import inspect
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from ..compression.parameter_encoders import ParameterEncoders
 from ..protos.common_pb2 import OptimizerSpecification, ParameterGroup
 from ..protos.errors import SettingError
 from .large_batch import LAMB, LARS
+from .user_numbers import finite_number_of
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +101,7 @@ def optimizer_specification(
     """Name, numbers and flags of an optimizer. `defaults` names what the optimizer itself knows."""
     groups = []
     for numbers, group in zip(group_numbers(param_groups, defaults), param_groups, strict=True):
-        flags = {name: group[name] for name in defaults if isinstance(group[name], bool) and name not in LOCAL_FLAGS}
+        flags = {name: _flag(name, group[name]) for name in defaults if name in known_flags()}
         groups.append(ParameterGroup(numbers=numbers.numbers, flags=flags))
     return OptimizerSpecification(name=optimizer_class.__name__, groups=groups)
 
@@ -113,24 +115,40 @@ def scaled_rates(groups: Sequence[ParameterGroup], factor: float) -> Sequence[Pa
 
 
 def group_numbers(param_groups: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]) -> list[ParameterGroup]:
-    """The numeric values of every group at this moment; what schedulers add for themselves is left out.
+    """The numeric values of every group at this moment, of whatever type of number; what schedulers add for themselves is
+    left out.
 
     Raises:
-        SettingError: a value is not finite.
+        SettingError: a value is no number, or not finite; names the group and the value.
     """
     groups = []
     for index, group in enumerate(param_groups):
-        numbers = {key: number for name in defaults for key, number in _numbers(name, group[name])}
-        for key, number in numbers.items():
-            if not math.isfinite(number):
-                raise SettingError(f"parameter group {index}: {key} is {number}; it must be a finite number")
+        where = f"parameter group {index}: "
+        numbers = {key: number for name in defaults for key, number in _numbers(where, name, group[name])}
         groups.append(ParameterGroup(numbers=numbers))
     return groups
 
 
-def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
-    if isinstance(value, tuple | list):
+@lru_cache(maxsize=1)
+def known_flags() -> frozenset[str]:
+    """Names of what is on or off in the optimizers that are supported, and means something to the servers: whatever type
+    a script gives it."""
+    signatures = (inspect.signature(optimizer).parameters for optimizer in SUPPORTED)
+    names = {name for each in signatures for name, parameter in each.items() if isinstance(parameter.default, bool)}
+    return frozenset(names - LOCAL_FLAGS)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if value is None or isinstance(value, str):
+        raise SettingError(f"{name} is {value!r}; it must be True or False")
+    return bool(value)
+
+
+def _numbers(where: str, name: str, value: Any) -> Iterator[tuple[str, float]]:
+    if value is None or name in LOCAL_FLAGS or name in known_flags():
+        return
+    if isinstance(value, tuple | list) or (hasattr(value, "ndim") and value.ndim > 0 and len(value) > 1):
         for position, item in enumerate(value):
-            yield from _numbers(f"{name}.{position}", item)
-    elif isinstance(value, torch.Tensor | int | float) and not isinstance(value, bool):
-        yield name, float(value)
+            yield from _numbers(where, f"{name}.{position}", item)
+    else:
+        yield name, finite_number_of(f"{where}{name}", value)

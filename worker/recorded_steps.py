@@ -11,6 +11,7 @@ from .model_table import ModelTable
 from .recorder import Recorder, StepKind, StepSummary, StepTimes
 from .replica import Replica
 from .step_messages import StepRequest
+from .user_numbers import number_of
 
 DEFAULT_NUM_SAMPLES = 1.0
 NO_DATA = DataTaken()
@@ -114,7 +115,7 @@ def weight_of(num_samples: float | None, given_out: float) -> float:
     Raises:
         SettingError: not a finite number of at least 0.
     """
-    weight = given_out or DEFAULT_NUM_SAMPLES if num_samples is None else float(num_samples)
+    weight = given_out or DEFAULT_NUM_SAMPLES if num_samples is None else number_of("num_samples", num_samples)
     if not 0 <= weight < float("inf"):
         raise SettingError(f"num_samples={num_samples} must be a finite number of at least 0")
     return weight

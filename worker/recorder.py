@@ -149,8 +149,3 @@ def peak_device_memory_bytes() -> int:
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return 0
     return sum(torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count()))
-
-
-def number_of(value: object) -> float:
-    """What user code logs, as a number: numbers and tensors of one element."""
-    return float(value.detach() if isinstance(value, torch.Tensor) else value)  # type: ignore[arg-type]

@@ -34,12 +34,13 @@ from .ranks.grad_scaler import RankGradScaler
 from .ranks.start import layout_mesh, layout_with, open_ranks
 from .readings import FAMILIES, WorkerReadings, while_it_lives
 from .recorded_steps import OptimizerParts
-from .recorder import Recorder, number_of
+from .recorder import Recorder
 from .registrar_client import RegistrarClient, WantedJob
 from .replica_settings import ReplicaSettings, num_usable_encoder_threads
 from .share import loader_of, share_dealt, share_strided, shared_epoch
 from .tracing import step_tracer
 from .training import Training
+from .user_numbers import count_of, number_of, positive_number_of
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -207,8 +208,6 @@ class Worker:
             SettingError: a model or optimizer that cannot be trained this way.
             PlanMismatchError, OptimizerMismatchError: other workers have another; names the first difference.
         """
-        if accumulate < 1 or (clip_norm is not None and clip_norm <= 0):
-            raise SettingError(f"accumulate={accumulate} must be at least 1 and clip_norm={clip_norm} positive")
         if lr_scaling is not None and self.job.mode != Mode.MODE_SYNC:
             raise SettingError(
                 "lr_scaling follows the joint batch of a synchronous round; without rounds every worker's batch is an update "
@@ -219,8 +218,8 @@ class Worker:
         given = GivenModel.of(model, whole)
         template = optimizer_class(given.parameters() if params is None else params, **kwargs)
         settings = ReplicaSettings(
-            accumulate=accumulate,
-            clip_norm=clip_norm,
+            accumulate=count_of("accumulate", accumulate, 1),
+            clip_norm=None if clip_norm is None else positive_number_of("clip_norm", clip_norm),
             num_encoder_threads=num_usable_encoder_threads(),
             encode_on_device=encode_on_device,
             on_demand=tuple(on_demand),
@@ -307,7 +306,8 @@ class Worker:
 
     def log(self, **metrics: Any) -> None:
         """Reports numbers (or tensors of one element) for the job's display and summary; `loss` also to Prometheus."""
-        self._recorder.log({name: number_of(value) for name, value in metrics.items()})
+        values = {name: number_of(f"worker.log({name}=...)", value) for name, value in metrics.items()}
+        self._recorder.log(values)
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
