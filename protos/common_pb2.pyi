@@ -37,6 +37,7 @@ class ErrorCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DRAINING: _ClassVar[ErrorCode]
     RUN_OVER: _ClassVar[ErrorCode]
     BUSY: _ClassVar[ErrorCode]
+    SERVER_LOST: _ClassVar[ErrorCode]
 MODE_UNSPECIFIED: Mode
 MODE_SYNC: Mode
 MODE_BOUNDED: Mode
@@ -62,6 +63,7 @@ BAD_REQUEST: ErrorCode
 DRAINING: ErrorCode
 RUN_OVER: ErrorCode
 BUSY: ErrorCode
+SERVER_LOST: ErrorCode
 
 class JobSpecification(_message.Message):
     __slots__ = ("job_id", "mode", "staleness_bound", "quorum", "damping", "push_codec", "pull_codec", "block_elements", "lease_seconds", "num_shards", "shard_addresses", "expected_workers", "server_patience_seconds", "seed", "message_bytes", "push_overrides", "layouts", "tensor_splits", "optimizer_state", "name")

@@ -29,8 +29,9 @@
     │   ├── RankFailedError            it raised an error; says which
     │   └── RankLostError              its process is gone or does not answer
     ├── ServerUnreachableError         nobody answered at this address for as long as patience lasts
-    ├── ServerLostError                the shard came back without its state
-    ├── ServerDrainingError            a server was told to end, and the job ends with it
+    ├── JobOverError                   the job has ended on its servers; nobody can go on
+    │   ├── ServerLostError            a server is gone, or came back without its state
+    │   └── ServerDrainingError        a server was told to end, and the job ends with it
     ├── DoesNotFitError                a plan that needs more than the machines have; names what would fit
     ├── PortInUseError                 the address to listen on is taken
     └── UnwritableOutputError          a command's answer could not be written to standard output
@@ -160,11 +161,15 @@ class ServerUnreachableError(PushpullError):
     """Nobody answered at this address for as long as patience lasts."""
 
 
-class ServerLostError(PushpullError):
-    """The shard came back without its state."""
+class JobOverError(PushpullError):
+    """The job has ended on its servers; nobody can go on."""
 
 
-class ServerDrainingError(PushpullError):
+class ServerLostError(JobOverError):
+    """A server is gone, or came back without its state."""
+
+
+class ServerDrainingError(JobOverError):
     """A server was told to end, and the job ends with it."""
 
 
@@ -201,6 +206,7 @@ CODES: dict[ErrorCode, type[PushpullError]] = {
     ErrorCode.BAD_REQUEST: BadRequestError,
     ErrorCode.DRAINING: ServerDrainingError,
     ErrorCode.BUSY: BusyError,
+    ErrorCode.SERVER_LOST: ServerLostError,
 }
 
 STATUS_OF: dict[ErrorCode, grpc.StatusCode] = {
@@ -224,6 +230,7 @@ STATUS_OF: dict[ErrorCode, grpc.StatusCode] = {
     ErrorCode.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
     ErrorCode.DRAINING: grpc.StatusCode.FAILED_PRECONDITION,
     ErrorCode.BUSY: grpc.StatusCode.UNAVAILABLE,
+    ErrorCode.SERVER_LOST: grpc.StatusCode.FAILED_PRECONDITION,
 }
 
 ERROR_CODE_METADATA_KEY = "pushpull-error-code"

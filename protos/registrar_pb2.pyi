@@ -531,22 +531,28 @@ class ShardReport(_message.Message):
     def __init__(self, hello: _Optional[_Union[ShardHello, _Mapping]] = ..., plan_installed: _Optional[_Union[PlanInstalled, _Mapping]] = ..., view_installed: _Optional[_Union[ViewInstalled, _Mapping]] = ..., initialised: _Optional[_Union[Initialised, _Mapping]] = ..., staged: _Optional[_Union[StepStaged, _Mapping]] = ..., refused: _Optional[_Union[StepRefused, _Mapping]] = ..., settled: _Optional[_Union[StepSettled, _Mapping]] = ..., alive: _Optional[_Union[WorkersAlive, _Mapping]] = ..., status: _Optional[_Union[ShardStatus, _Mapping]] = ..., norms: _Optional[_Union[BlockNorms, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ...) -> None: ...
 
 class ShardHello(_message.Message):
-    __slots__ = ("shard", "address", "epoch", "last_sequence")
+    __slots__ = ("shard", "address", "epoch", "last_sequence", "job_id", "has_plan")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     LAST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    HAS_PLAN_FIELD_NUMBER: _ClassVar[int]
     shard: int
     address: str
     epoch: int
     last_sequence: int
-    def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., epoch: _Optional[int] = ..., last_sequence: _Optional[int] = ...) -> None: ...
+    job_id: str
+    has_plan: bool
+    def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., epoch: _Optional[int] = ..., last_sequence: _Optional[int] = ..., job_id: _Optional[str] = ..., has_plan: _Optional[bool] = ...) -> None: ...
 
 class Draining(_message.Message):
-    __slots__ = ("address",)
+    __slots__ = ("address", "failure")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
     address: str
-    def __init__(self, address: _Optional[str] = ...) -> None: ...
+    failure: str
+    def __init__(self, address: _Optional[str] = ..., failure: _Optional[str] = ...) -> None: ...
 
 class PlanInstalled(_message.Message):
     __slots__ = ("fingerprint",)
@@ -675,10 +681,12 @@ class RegistrarOrder(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., install_plan: _Optional[_Union[InstallPlan, _Mapping]] = ..., view: _Optional[_Union[View, _Mapping]] = ..., initialise: _Optional[_Union[Initialise, _Mapping]] = ..., close: _Optional[_Union[RoundRecord, _Mapping]] = ..., norms: _Optional[_Union[BlockNorms, _Mapping]] = ..., end: _Optional[_Union[JobEnd, _Mapping]] = ...) -> None: ...
 
 class JobEnd(_message.Message):
-    __slots__ = ("message",)
+    __slots__ = ("message", "lost")
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
     message: str
-    def __init__(self, message: _Optional[str] = ...) -> None: ...
+    lost: bool
+    def __init__(self, message: _Optional[str] = ..., lost: _Optional[bool] = ...) -> None: ...
 
 class InstallPlan(_message.Message):
     __slots__ = ("job", "plan", "optimizer")

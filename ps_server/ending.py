@@ -1,7 +1,10 @@
-"""How a job ends when one of its servers was told to end. Pure; owned by the registrar."""
+"""How a job ends when one of its servers was told to end, or is gone. Pure; owned by the registrar."""
 
 from ..protos.deadlines import ROUND_SECONDS
-from ..protos.errors import ServerDrainingError
+from ..protos.errors import JobOverError, ServerDrainingError, ServerLostError
+from ..protos.registrar_pb2 import Draining
+
+_AGAIN = "Start servers and workers again; they begin with a new model (snapshots do not exist yet)"
 
 
 class Ending:
@@ -13,7 +16,7 @@ class Ending:
     def __init__(self) -> None:
         self.over = False
         """The shards have been told, behind the last round."""
-        self._error: ServerDrainingError | None = None
+        self._error: JobOverError | None = None
         self._deadline_seconds = 0.0
         self._last_round = 0
 
@@ -26,24 +29,34 @@ class Ending:
         """Why the job ends, for people; empty while it goes on."""
         return "" if self._error is None else str(self._error)
 
-    def begin(self, now: float, shard: int, address: str, open_round: int) -> None:
-        """A shard was told to end. A second one, or a repetition, changes nothing."""
+    def begin(self, now: float, shard: int, report: Draining, open_round: int) -> None:
+        """A shard was told to end, or is gone: then nothing is waited for. A second one, or a repetition, changes nothing."""
         if self._error is not None:
             return
+        who = f"shard {shard} at {report.address}"
+        if report.failure:
+            self._error = ServerLostError(
+                f"{who} is gone ({report.failure}), and nobody else has its part of the model: the job cannot go on. {_AGAIN}"
+            )
+            return
         self._error = ServerDrainingError(
-            f"shard {shard} at {address} is shutting down, and nobody else has its part of the model: so this job ends. Start "
-            "servers and workers again; they begin with a new model (snapshots do not exist yet)"
+            f"{who} is shutting down, and nobody else has its part of the model: so this job ends. {_AGAIN}"
         )
         self._deadline_seconds = now + ROUND_SECONDS
         self._last_round = open_round
 
+    @property
+    def is_loss(self) -> bool:
+        """Whether it ends because a server is gone."""
+        return isinstance(self._error, ServerLostError)
+
     def check_admits(self) -> None:
-        """Raises ServerDrainingError once it has begun."""
+        """Raises JobOverError once it has begun."""
         if self._error is not None:
             raise self._error
 
     def check_not_over(self) -> None:
-        """Raises ServerDrainingError once the job is over."""
+        """Raises JobOverError once the job is over."""
         if self.over:
             self.check_admits()
 

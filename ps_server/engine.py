@@ -12,11 +12,13 @@ from collections.abc import Callable, Sequence
 import structlog
 import torch
 
+from ..protos.common_pb2 import JobSpecification
 from ..protos.errors import (
     FrameError,
     NonFiniteError,
     NotReadyError,
     ServerDrainingError,
+    ServerLostError,
     UnknownBlockError,
     WrongShardError,
 )
@@ -57,6 +59,7 @@ from .links import RegistrarLink
 from .metrics import ServerMetrics
 from .session import Session
 from .shard import Shard
+from .shard_end import ShardEnd
 from .shard_readings import ServerFigures
 from .statistics import ShardStatistics
 from .step_observer import StepObserver
@@ -96,9 +99,7 @@ class Engine:
         self._job_started = 0.0
         self._streaming: list[PullTicket] = []
         self.address = ""
-        self.over = threading.Event()
-        """The registrar has said that the job is over."""
-        self._ending: ServerDrainingError | None = None
+        self.end = ShardEnd()
 
     def attach(self, link: RegistrarLink) -> None:
         """Sets where reports go; before anything else."""
@@ -110,8 +111,20 @@ class Engine:
         return self._shard is not None and self._shard.state.ready
 
     def drain(self) -> None:
-        """Tells the registrar that this server was told to end. `over` says when the job is."""
+        """Tells the registrar that this server was told to end. `end.over` says when the job is."""
         self.report(ShardReport(draining=Draining(address=self.address)))
+
+    @property
+    def job(self) -> JobSpecification | None:
+        """Whose model it holds a part of."""
+        return None if self._shard is None else self._shard.job
+
+    def break_off(self, error: ServerLostError) -> None:
+        """This server cannot go on: tells the registrar and every worker why."""
+        with self._lock:
+            self.end.begin(error)
+            self._streams.end_all(self.end.reason)
+        self.report(ShardReport(draining=Draining(address=self.address, failure=str(error))))
 
     def close_down(self, timeout_seconds: float) -> None:
         """Refuses everything from now on; ends streams behind the outcomes of steps that were decided before.
@@ -119,12 +132,12 @@ class Engine:
         A step that is not applied and settled by then, or after the timeout, gets no outcome.
         """
         with self._lock:
-            self._end(ServerDrainingError(f"shard {self._number} at {self.address} is shutting down"))
+            self.end.begin(ServerDrainingError(f"shard {self._number} at {self.address} is shutting down"))
             runner = self._runner
         if runner is not None and not runner.wait(timeout_seconds):
             log.warning("still applying a step at the end", shard=self._number)
         with self._lock:
-            self._streams.end_all(self._ending)
+            self._streams.end_all(self.end.reason)
 
     def has_workers(self) -> bool:
         """Whether there are any, as far as the registrar has said."""
@@ -145,8 +158,7 @@ class Engine:
         """Checks a rank and opens its session; an older session of the same rank ends.
 
         Raises:
-            WrongShardError, WrongJobError, PlanMismatchError, NotReadyError, OverBudgetError, FencedError,
-            UnknownIncarnationError, BadRequestError.
+            WrongShardError, NotReadyError; and what `Shard.check_is_meant`, `ShardState.welcome` and `Streams.open` do.
         """
         if hello.shard != self._number:
             raise WrongShardError(f"this is shard {self._number} at {self.address}, not shard {hello.shard}")
@@ -156,7 +168,7 @@ class Engine:
             last_step = shard.state.welcome(hello)
             key = StreamKey(hello.worker_id, hello.incarnation, hello.rank)
             self.heard.note(key)
-            session = self._streams.open(key, shard.most_queued)
+            session = self._streams.open(key, shard.limits)
             welcome = ShardMessage(welcome=Welcome(epoch=self._epoch, last_step=last_step))
             session.send(welcome.SerializeToString())
             return session
@@ -200,11 +212,6 @@ class Engine:
             self._statistics.pushed(received.num_bytes, shard.num_elements(message.blocks))
             self._count_refusals(shard)
 
-    @property
-    def num_blocks(self) -> int:
-        """Of this shard; 0 before it has its plan."""
-        return 0 if self._shard is None else len(self._shard.store.blocks)
-
     def commit(self, session: Session, commit: Commit) -> None:
         """Commits a step."""
         self._observer.committed(session.key, commit.step, commit.traceparent)
@@ -215,7 +222,7 @@ class Engine:
         self._ask(session, lambda shard: shard.state.pull(session.key, pull))
 
     def initial_values(self, key: StreamKey, message: InitialValues, received: Received) -> None:
-        """Takes initial values from the worker that holds the grant. Raises what `takes_values` raises."""
+        """Takes initial values from the worker that holds the grant; raises what `takes_values` does."""
         with self._lock:
             shard = self._serving()
             self.heard.note(key)
@@ -263,9 +270,9 @@ class Engine:
                     self._runner.wake()
             case "end":
                 with self._lock:
-                    self._end(ServerDrainingError(order.end.message))
+                    self.end.take_order(order.end)
                 log.info("the job is over", why=order.end.message if self.has_workers() else "all workers have left")
-                self.over.set()
+                self.end.over.set()
 
     def reports_again(self) -> list[ShardReport]:
         """For a new link: everything the registrar may have missed."""
@@ -285,7 +292,7 @@ class Engine:
         with self._lock:
             status = self._statistics.status(self._shard)
         status.shard, status.address, status.epoch = self._number, self.address, self._epoch
-        status.draining = self._ending is not None
+        status.draining = self.end.reason is not None
         self._statistics.add_process(status)
         return status
 
@@ -293,9 +300,8 @@ class Engine:
         """For Prometheus."""
         with self._lock:
             blocks = None if self._shard is None else self._shard.figures()
-            return ServerFigures(
-                address=self.address, num_streams=len(self._streams), most_streams=self._streams.most, blocks=blocks
-            )
+            num, most = len(self._streams), self._streams.most
+            return ServerFigures(address=self.address, num_streams=num, most_streams=most, blocks=blocks)
 
     # ---- applying ----
 
@@ -334,13 +340,8 @@ class Engine:
         return self._shard
 
     def _serving(self) -> Shard:
-        if self._ending is not None:
-            raise self._ending
+        self.end.check()
         return self._loaded()
-
-    def _end(self, error: ServerDrainingError) -> None:
-        # the first reason stands: it is the registrar's, but where that cannot be reached
-        self._ending = self._ending or error
 
     def _ask(self, session: Session, question: Callable[[Shard], list[Effect]]) -> None:
         """Asks the core on behalf of a stream, unless it was opened again since."""

@@ -2,13 +2,17 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import Any, Protocol
 
 import grpc
 import structlog
 
-from ..protos.errors import RetryableError, error_of_call
+from ..protos.absence import Absence, is_refused
+from ..protos.common_pb2 import JobSpecification
+from ..protos.errors import RetryableError, ServerLostError, error_of_call
 from ..protos.registrar_pb2 import RegistrarOrder, ShardHello, ShardReport
 from ..protos.registrar_pb2_grpc import RegistrarStub
 from ..protos.transport import dial
@@ -16,6 +20,8 @@ from ..protos.who_answers import in_words, wrong_registrar
 
 log = structlog.get_logger(__name__)
 
+JOB_ID_METADATA_KEY = "pushpull-job-id"
+"""Initial metadata of a link: whose orders come."""
 _RETRY_SECONDS = 0.3
 
 
@@ -36,7 +42,11 @@ class LinkedShard(Protocol):
         """What must be said again on a new link."""
 
     def fail(self, error: Exception) -> None:
-        """An order could not be carried out: the server cannot go on."""
+        """The server cannot go on: an order could not be carried out, another server has its shard, or shard 0 is gone."""
+
+    @property
+    def job(self) -> JobSpecification | None:
+        """Whose model it holds a part of, if there is one."""
 
 
 class LocalLink:
@@ -81,6 +91,7 @@ class RemoteLink:
             self._call.cancel()
 
     def _run(self, shard: LinkedShard) -> None:
+        absence = self._absence(shard)
         while not self._stopped.is_set():
             reason = "the registrar ended it"
             try:
@@ -92,26 +103,53 @@ class RemoteLink:
                 if refusal is not None and not isinstance(refusal, RetryableError):
                     return shard.fail(type(refusal)(f"shard {self._hello.shard} is not wanted: {refusal}"))
                 reason = str(refusal or in_words(self._registrar, error))
+                if gone := self._why_gone(absence, shard, error):
+                    return shard.fail(ServerLostError(gone))
             except Exception as error:
                 return shard.fail(error)
             finally:
                 was_up, self.up = self.up, False
+                if was_up:
+                    absence = self._absence(shard)
             if not self._stopped.is_set() and (was_up or reason != self._reason):
                 self._reason = reason
                 log.warning("link lost" if was_up else "no link yet", registrar=self._registrar, reason=reason)
             self._stopped.wait(_RETRY_SECONDS)
 
+    def _absence(self, shard: LinkedShard) -> Absence:
+        return Absence(self._registrar, inf if shard.job is None else shard.job.server_patience_seconds)
+
+    def _why_gone(self, absence: Absence, shard: LinkedShard, error: grpc.RpcError) -> str:
+        """Why the link will not come back, of a shard that cannot go on without it; empty while it may."""
+        now = time.monotonic()
+        if error_of_call(error) is not None or self.up:
+            absence.answered()
+        elif is_refused(error):
+            absence.refused(now)
+        else:
+            absence.silent(now)
+        reason = absence.verdict(now)
+        if not reason or shard.job is None:
+            return ""
+        return (
+            f"shard 0, the registrar, is gone ({reason}), and with it its part of the model: the job cannot go on. Start "
+            "servers and workers again; they begin with a new model (snapshots do not exist yet)"
+        )
+
     def _serve_one_stream(self, stub: RegistrarStub, shard: LinkedShard) -> None:
         # A fresh queue for each stream: what the broken one had not sent is said again by the shard.
         outgoing: queue.SimpleQueue[ShardReport | None] = queue.SimpleQueue()
+        self._hello.has_plan = shard.job is not None
         outgoing.put(ShardReport(hello=self._hello))
         self._outgoing = outgoing
         call = self._call = stub.Link(iter(outgoing.get, None))
         if self._stopped.is_set():
             call.cancel()
         try:
-            call.initial_metadata()
+            job_id = str(dict(call.initial_metadata()).get(JOB_ID_METADATA_KEY, ""))
             self.up = call.is_active()
+            if self.up and job_id != self._hello.job_id:
+                self._hello.job_id, self._hello.last_sequence = job_id, 0
             for report in shard.reports_again():
                 outgoing.put(report)
             for order in call:

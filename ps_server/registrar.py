@@ -320,7 +320,7 @@ class Registrar:
                 norms.norms.shard = shard
                 self._orders.append(norms)
             case "draining":
-                self._ending.begin(now, shard, report.draining.address, self.rounds_closed + 1)
+                self._ending.begin(now, shard, report.draining, self.rounds_closed + 1)
         self._close_rounds(now)
         self._end_if_due(now)
 
@@ -395,4 +395,4 @@ class Registrar:
         if self._ending.has_begun:
             begun = self._rounds is not None and self._rounds.has_begun(self._roster.members)
             if self._ending.comes_now(now, self.rounds_closed, begun):
-                self._orders.append(RegistrarOrder(end=JobEnd(message=self._ending.message)))
+                self._orders.append(RegistrarOrder(end=JobEnd(message=self._ending.message, lost=self._ending.is_loss)))

@@ -17,6 +17,7 @@ from ..protos.registrar_pb2 import (
     ActivateResponse,
     DealRequest,
     DealResponse,
+    Draining,
     EnrolRequest,
     EnrolResponse,
     HeartbeatRequest,
@@ -37,15 +38,17 @@ from ..protos.registrar_pb2 import (
 from ..protos.registrar_pb2_grpc import RegistrarServicer
 from ..protos.values_digest import values_checksum
 from . import job_readings
+from .absent_shards import AbsentShards, ask
 from .config import JobSettings
 from .initialisation import without_values
 from .job import job_message
-from .links import LinkedShard, OrderStream
+from .links import JOB_ID_METADATA_KEY, LinkedShard, OrderStream
 from .metrics import ServerMetrics
 from .order_log import OrderLog
 from .registrar import Registrar
 from .roster_log import RosterLog
 from .rpc import refusing
+from .shard_table import Holder, ShardTable
 
 log = structlog.get_logger(__name__)
 
@@ -69,11 +72,10 @@ class RegistrarService(RegistrarServicer):
         self._logged: tuple[str, int] | None = None
         self._changed = threading.Condition()
         self._log = OrderLog()
-        self._addresses: list[str | None] = [None] * num_shards
-        self._epochs: list[int | None] = [None] * num_shards
+        self._shards = ShardTable(num_shards, job_id)
+        self._absent = AbsentShards(settings.server_patience_seconds, self._is_absent, self._lose)
         self._streams: dict[int, OrderStream] = {}
         self._stopped = threading.Event()
-        self._lost: ServerLostError | None = None
         self._round_closed_at: float | None = None
         metrics.job_id = job_id
         metrics.watch(job_readings.FAMILIES, self._readings)
@@ -86,6 +88,7 @@ class RegistrarService(RegistrarServicer):
 
     def stop(self) -> None:
         """Ends every link."""
+        self._absent.stop()
         with self._changed:
             self._stopped.set()
             self._changed.notify_all()
@@ -101,9 +104,9 @@ class RegistrarService(RegistrarServicer):
     def obstacle(self) -> str:
         """Why no worker could join now, for people; empty if one could."""
         with self._changed:
-            missing = [str(shard) for shard in range(len(self._addresses)) if shard not in self._streams]
-            if self._registrar.ending or self._lost is not None:
-                return self._registrar.ending or str(self._lost)
+            missing = [str(shard) for shard in range(len(self._shards)) if shard not in self._streams]
+            if self._registrar.ending:
+                return self._registrar.ending
             if len(missing) > 1:
                 return f"shards {', '.join(missing)} are not linked to shard 0"
             return f"shard {missing[0]} is not linked to shard 0" if missing else ""
@@ -123,8 +126,7 @@ class RegistrarService(RegistrarServicer):
 
     def Join(self, request: JoinRequest, context: grpc.ServicerContext) -> JoinResponse:
         with refusing(context, self._metrics), self._changed:
-            self._wait(lambda: None not in self._addresses, "shard {} has not linked to the registrar yet")
-            self._check_shards()
+            self._wait(lambda: self._shards.first_missing is None, "shard {} has not linked to the registrar yet")
             response = self._registrar.join(time.monotonic(), request)
             self._send_orders()
             self._wait_for_view()
@@ -141,7 +143,6 @@ class RegistrarService(RegistrarServicer):
         with refusing(context, self._metrics):
             examined = self._registrar.examine(request)  # a large model takes time; nobody waits for it
             with self._changed:
-                self._check_shards()
                 response = self._registrar.enrol(time.monotonic(), request, examined)
                 self._send_orders()
                 return response
@@ -225,7 +226,8 @@ class RegistrarService(RegistrarServicer):
                 raise BadRequestError("shard 0 lives with the registrar and needs no link")
             stream = self._link(first.hello)
         context.add_callback(stream.end)
-        context.send_initial_metadata(())  # the shard knows by them that it is linked
+        # the shard knows by these that it is linked, and to what
+        context.send_initial_metadata(((JOB_ID_METADATA_KEY, self._job_id),))
         threading.Thread(
             target=self._receive,
             args=(first.hello.shard, request_iterator, stream),
@@ -237,27 +239,27 @@ class RegistrarService(RegistrarServicer):
     # ---- inside ----
 
     def _job(self) -> JobSpecification:
-        return job_message(self._settings, self._job_id, [address or "" for address in self._addresses])
+        return job_message(self._settings, self._job_id, self._shards.addresses)
 
     def _link(self, hello: ShardHello) -> OrderStream:
         with self._changed:
+            rival = self._shards.rival(hello)
+        # the network is asked without the lock
+        answering = None if rival is None else ask(rival.address).life
+        with self._changed:
             shard = hello.shard
-            if shard >= len(self._addresses):
-                raise BadRequestError(f"the job has {len(self._addresses)} shards; there is no shard {shard}")
-            known = self._epochs[shard]
-            if known is not None and known != hello.epoch and shard in self._streams:
-                raise BadRequestError(f"shard {shard} is linked already, from {self._addresses[shard]}")
-            if known is not None and known != hello.epoch and self._registrar.agreed is not None:
-                self._lost = ServerLostError(
-                    f"shard {shard} at {hello.address} came back without its state; the job cannot go on"
-                )
-                raise self._lost
-            missed = self._log.after(hello.last_sequence, shard)
+            try:
+                self._shards.take(hello, shard in self._streams, self._registrar.agreed is not None, answering)
+            except ServerLostError as error:
+                if rival is not None and not hello.has_plan:
+                    self._lose(shard, rival, "it came back without its state")
+                raise ServerLostError(self._registrar.ending or str(error)) from None
+            # numbers of another job's orders mean nothing here
+            missed = self._log.after(hello.last_sequence if hello.job_id == self._job_id else 0, shard)
             old = self._streams.get(shard)
             if old is not None:
                 old.end()
             stream = self._streams[shard] = OrderStream()
-            self._addresses[shard], self._epochs[shard] = hello.address, hello.epoch
             log.info("shard linked", linked=shard, address=hello.address)
             for order in missed:
                 stream.put(order)
@@ -267,7 +269,7 @@ class RegistrarService(RegistrarServicer):
     def _readings(self) -> list[Reading]:
         monotonic, calendar = time.monotonic(), time.time()
         with self._changed:
-            linked = tuple(shard in self._streams for shard in range(len(self._addresses)))
+            linked = tuple(shard in self._streams for shard in range(len(self._shards)))
             moment = job_readings.Moment(
                 self._settings, self._registrar, linked, lambda then: calendar - (monotonic - then)
             )
@@ -311,12 +313,22 @@ class RegistrarService(RegistrarServicer):
     def _wait(self, condition: Callable[[], bool], message: str) -> None:
         self._changed.wait_for(lambda: condition() or self._stopped.is_set(), VIEW_PATIENCE_SECONDS)
         if not condition():
-            missing = next((i for i, address in enumerate(self._addresses) if address is None), "")
-            raise NotReadyError(message.format(missing))
+            raise NotReadyError(message.format(self._shards.first_missing))
 
-    def _check_shards(self) -> None:
-        if self._lost is not None:
-            raise self._lost
+    def _is_absent(self, shard: int) -> bool:
+        with self._changed:
+            return shard not in self._streams and not self._registrar.ending
+
+    def _lose(self, shard: int, holder: Holder, reason: str) -> None:
+        """A shard will not come back. Before there is a model that is no loss: another one may take its place."""
+        with self._changed:
+            if self._registrar.agreed is None or self._registrar.ending:
+                return
+            if shard in self._streams and self._shards[shard] != holder:
+                return
+            gone = ShardReport(draining=Draining(address=holder.address, failure=reason))
+            self.take_report(shard, gone)
+            log.error("the job cannot go on", why=self._registrar.ending)
 
     def _receive(self, shard: int, reports: Iterator[ShardReport], stream: OrderStream) -> None:
         try:
@@ -332,6 +344,9 @@ class RegistrarService(RegistrarServicer):
                 if self._streams.get(shard) is stream:
                     del self._streams[shard]
                     self._changed.notify_all()
+                    holder = self._shards[shard]
+                    if holder is not None and not self._stopped.is_set():
+                        self._absent.watch(shard, holder)
 
     def _deliver(self, shard: LinkedShard, stream: OrderStream) -> None:
         for order in stream:

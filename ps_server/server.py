@@ -24,7 +24,7 @@ from ..protos.deadlines import (
     STATUS_SECONDS,
     UNLINK_SECONDS,
 )
-from ..protos.errors import PortInUseError, PushpullError
+from ..protos.errors import PortInUseError, PushpullError, ServerLostError
 from ..protos.exposition import Family, Reading, memory_limit_bytes
 from ..protos.metrics_endpoint import MetricsEndpoint
 from ..protos.registrar_pb2 import ShardHello
@@ -45,6 +45,10 @@ from .step_observer import NoObserver, StepObserver
 log = structlog.get_logger(__name__)
 
 BEAT_SECONDS = 0.5
+
+
+TELL_SECONDS = 1.0
+"""That a server which fails by itself needs to say so."""
 
 
 class Server:
@@ -148,7 +152,7 @@ class Server:
         while time.monotonic() < deadline:
             self._engine.drain()
             took_part = self._registrar is not None or (self._link is not None and self._link.up)
-            if not took_part or self._engine.over.wait(BEAT_SECONDS):
+            if not took_part or self._engine.end.over.wait(BEAT_SECONDS):
                 return
 
     def _close_down(self) -> None:
@@ -190,7 +194,16 @@ class Server:
         known = isinstance(error, PushpullError)
         log.error("shard cannot go on", shard=self._config.shard, reason=str(error), exc_info=None if known else error)
         self._failure = error
-        threading.Thread(target=self.stop, name="stop", daemon=True).start()
+        threading.Thread(target=self._break_off, args=(error,), name="stop", daemon=True).start()
+
+    def _break_off(self, error: Exception) -> None:
+        loss = error if isinstance(error, ServerLostError) else ServerLostError(_why_it_fails(error))
+        # by a thread: what has failed may hold a lock for ever
+        telling = threading.Thread(target=self._engine.break_off, args=(loss,), name="tell", daemon=True)
+        telling.start()
+        telling.join(TELL_SECONDS)
+        self._engine.end.over.wait(TELL_SECONDS)  # the registrar has heard it, and says so to everybody
+        self._close_down()
 
     def _bind(self, listen: str) -> str:
         host, _, _ = listen.rpartition(":")
@@ -234,7 +247,8 @@ class Server:
     def _beat(self) -> None:
         try:
             while not self._stopped.is_set():
-                if self._engine.over.wait(BEAT_SECONDS):
+                if self._engine.end.over.wait(BEAT_SECONDS):
+                    self._failure = self._failure or self._engine.end.loss
                     return self._close_down()
                 self._observe()
         except Exception as error:
@@ -260,3 +274,10 @@ class Server:
         if self._registrar is not None:
             return self._registrar.obstacle
         return "it is not linked to shard 0 yet" if self._link is None else self._link.obstacle
+
+
+def _why_it_fails(error: Exception) -> str:
+    said = str(error)
+    if isinstance(error, PushpullError):
+        return said
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -2,11 +2,22 @@
 
 import queue
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from ..protos.errors import OverBudgetError, PushpullError
 from .keys import StreamKey
 
 Sendable = bytes | Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class SessionLimits:
+    """What one rank may ask of a shard."""
+
+    num_blocks: int
+    """Of the shard: what the size of a question is judged by."""
+    most_queued: int
+    """Messages that wait for it."""
 
 
 class Session:
@@ -17,12 +28,12 @@ class Session:
     again and does not read is cut off.
     """
 
-    def __init__(self, key: StreamKey, most_queued: int) -> None:
+    def __init__(self, key: StreamKey, limits: SessionLimits) -> None:
         self.key = key
         self.error: PushpullError | None = None
         self.cut: Callable[[], None] = lambda: None
         """Ends the call under a sender that waits for room. From any thread, under any lock."""
-        self._most_queued = most_queued
+        self.limits = limits
         self.overrun = False
         """It was cut off."""
         self._queue: queue.SimpleQueue[Sendable | None] = queue.SimpleQueue()
@@ -31,7 +42,7 @@ class Session:
         """Adds a serialized `ShardMessage`, or a function that makes one."""
         if self.overrun:
             return
-        if self._queue.qsize() >= self._most_queued:
+        if self._queue.qsize() >= self.limits.most_queued:
             return self._cut_off()
         self._queue.put(message)
 
@@ -47,7 +58,7 @@ class Session:
     def _cut_off(self) -> None:
         self.overrun = True
         self.error = OverBudgetError(
-            f"worker {self.key.worker_id} does not read what it asks for: {self._most_queued} messages wait for it"
+            f"worker {self.key.worker_id} does not read what it asks for: {self.limits.most_queued} messages wait for it"
         )
         self._queue = queue.SimpleQueue()  # what waits is freed now, not when the sender gets on
         self._queue.put(None)

@@ -18,6 +18,7 @@ from .layerwise_apply import applier_for
 from .norms import norms_for
 from .publication import publisher_for
 from .replacing import ReplacingApplier
+from .session import SessionLimits
 from .shard_readings import BlockFigures
 from .shard_state import ShardState
 from .steps import StagedFrame
@@ -86,9 +87,9 @@ class Shard:
             raise WrongJobError(f"shard {self.number} serves job {self.job.job_id}, not {job_id}")
 
     @property
-    def most_queued(self) -> int:
-        """Messages that a worker which reads what it asked for can have before it, with much room to spare."""
-        return 64 + 4 * len(self.store.bundles)
+    def limits(self) -> SessionLimits:
+        """A worker that reads what it asks for stays far inside them."""
+        return SessionLimits(num_blocks=len(self.store.blocks), most_queued=64 + 4 * len(self.store.bundles))
 
     def parse(
         self, blocks: Sequence[int], lengths: Sequence[int], payload: memoryview | bytes

@@ -87,10 +87,10 @@ class ShardService(ShardServicer):
             case "frames":
                 self._engine.frames(session, message.frames, received)
             case "commit":
-                received.check_is_small(self._engine.num_blocks)
+                received.check_is_small(session.limits.num_blocks)
                 self._engine.commit(session, message.commit)
             case "pull":
-                received.check_is_small(self._engine.num_blocks)
+                received.check_is_small(session.limits.num_blocks)
                 self._engine.pull(session, message.pull)
             case "initial_values":
                 self._engine.initial_values(session.key, message.initial_values, received)

@@ -2,7 +2,7 @@
 
 from ..protos.errors import OverBudgetError, PushpullError
 from .keys import Key, StreamKey
-from .session import Sendable, Session
+from .session import Sendable, Session, SessionLimits
 
 
 class Streams:
@@ -17,8 +17,8 @@ class Streams:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def open(self, key: StreamKey, most_queued: int) -> Session:
-        """A new session with room for so many unread messages; an older one of the same rank ends.
+    def open(self, key: StreamKey, limits: SessionLimits) -> Session:
+        """A new session; an older one of the same rank ends.
 
         Raises:
             OverBudgetError: there are too many.
@@ -31,7 +31,7 @@ class Streams:
                 f"shard {self._shard} serves {self.most} worker streams already, one for each rank of each worker; raise "
                 "--max-workers of every server, which counts streams"
             )
-        session = self._sessions[key] = Session(key, most_queued)
+        session = self._sessions[key] = Session(key, limits)
         return session
 
     def close(self, session: Session) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import grpc
 
-from ..protos.errors import FencedError, PushpullError, ServerDrainingError, error_of_call
+from ..protos.errors import FencedError, JobOverError, PushpullError, error_of_call
 from ..protos.registrar_pb2 import WorkerReport
 from .identity import same_identity
 from .registrar_client import RegistrarClient
@@ -63,7 +63,7 @@ class Heartbeat:
                 self.beat()
             except grpc.RpcError as failure:
                 refusal = error_of_call(failure)
-                if isinstance(refusal, FencedError | ServerDrainingError):
+                if isinstance(refusal, FencedError | JobOverError):
                     self._on_end(refusal)
                     return
                 logger.info("heartbeat failed: %s", refusal or failure.details())

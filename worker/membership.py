@@ -12,9 +12,9 @@ from ..protos.common_pb2 import JobSpecification
 from ..protos.errors import (
     ExpiredError,
     FencedError,
+    JobOverError,
     PushpullError,
     ReplacedError,
-    ServerDrainingError,
     ServerLostError,
     StepError,
 )
@@ -50,7 +50,7 @@ class Membership:
         """Told from the heartbeat's thread when this incarnation may not act any more, or the job is over."""
         self._report = report
         self._fenced: FencedError | None = None
-        self._over: ServerDrainingError | None = None
+        self._over: JobOverError | None = None
         self._leaving = threading.Lock()
         self._left: int | None = None
         """Incarnation that has left: other threads need not."""
@@ -100,7 +100,7 @@ class Membership:
         """Raises why this incarnation may not act any more, if so.
 
         Raises:
-            FencedError, ServerDrainingError: a heartbeat brought it; ExpiredError also for one that is suspended.
+            FencedError, JobOverError: a heartbeat brought it; ExpiredError also for one that is suspended.
             StepError: this process was told to end.
         """
         if self._told_to_end:
@@ -170,7 +170,7 @@ class Membership:
                 self.leave(failure_text(error))
             raise
 
-    def job_is_over(self, error: ServerDrainingError) -> None:
+    def job_is_over(self, error: JobOverError) -> None:
         """A server has said so. From now on nobody waits for one that does not answer. From any thread."""
         self._over = error
         self.registrar.give_up(error)
@@ -213,6 +213,6 @@ class Membership:
             logger.warning("worker %d: the lease ran out; the next step joins again", self.worker_id)
         if isinstance(error, FencedError):
             self._fenced = error
-        if isinstance(error, ServerDrainingError):
+        if isinstance(error, JobOverError):
             self.job_is_over(error)
         self.on_end(error)

@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import inf
 from queue import SimpleQueue
 
 import grpc
 
+from ..protos.absence import Absence, is_refused
 from ..protos.errors import (
     PushpullError,
     RetryableError,
@@ -143,6 +145,7 @@ class ShardClient:
 
     def _run(self) -> None:
         patience = Patience(self.target.patience_seconds)
+        absence = Absence(self.target.address, patience_seconds=inf)
         while not self._closing.is_set():
             try:
                 # A channel for each stream: one that could not resolve a name would wait ever longer before it tries again.
@@ -154,6 +157,9 @@ class ShardClient:
                 if refusal is not None:
                     return self._fail(refusal)
                 reason = _reason(failure)
+                gone = self._why_gone(absence, failure)
+                if gone is not None:
+                    return self._fail(gone)
             except PushpullError as error:
                 return self._fail(error)
             except Exception as error:  # a thread that dies in silence would leave step() waiting for ever
@@ -235,6 +241,21 @@ class ShardClient:
         if failure.code() in FINAL_STATUSES:
             return PushpullError(f"{self.target.name} refused the stream: {_reason(failure)}")
         return None
+
+    def _why_gone(self, absence: Absence, failure: grpc.RpcError) -> ServerLostError | None:
+        """Of a server that was there: without its process its part of the model is lost, and patience is in vain."""
+        now = time.monotonic()
+        if error_of_call(failure) is None and is_refused(failure):
+            absence.refused(now)
+        else:
+            absence.answered()
+        reason = absence.verdict(now) if self._epoch is not None else ""
+        if not reason:
+            return None
+        return ServerLostError(
+            f"{self.target.name} is gone ({reason}), and nobody else has its part of the model: the job cannot go on. Start "
+            "servers and workers again; they begin with a new model (snapshots do not exist yet)"
+        )
 
     def _unreachable(self, reason: str) -> ServerUnreachableError:
         return ServerUnreachableError(

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..protos.common_pb2 import JobSpecification
-from ..protos.errors import PushpullError, ServerDrainingError
+from ..protos.errors import JobOverError, PushpullError
 from ..protos.shard_pb2 import BeatRequest, Hello, Outcome, PullDone, Values
 from .open_exchange import OpenExchange, OpenStep
 from .shard_beats import ShardBeats
@@ -19,7 +19,7 @@ class ShardGroup:
         job: JobSpecification,
         greetings: Sequence[Hello],
         on_values: Callable[[int, Values, memoryview], None],
-        on_job_over: Callable[[ServerDrainingError], None],
+        on_job_over: Callable[[JobOverError], None],
         traffic_before: tuple[int, int, int] = (0, 0, 0),
     ) -> None:
         """`greetings`: what to say to each shard; `traffic_before`: of earlier incarnations, see `traffic`."""
@@ -120,7 +120,7 @@ class ShardGroup:
 
     def _notify(self) -> None:
         error = self.error()
-        if isinstance(error, ServerDrainingError):
+        if isinstance(error, JobOverError):
             self._on_job_over(error)
         with self._changed:
             self._changed.notify_all()

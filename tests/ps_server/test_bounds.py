@@ -14,7 +14,7 @@ from pushpull.protos.shard_pb2 import Frames, Outcome, Pull
 from pushpull.ps_server.envelope import MOST_QUESTION_BYTES
 from pushpull.ps_server.keys import StreamKey
 from pushpull.ps_server.server import Server
-from pushpull.ps_server.session import Session
+from pushpull.ps_server.session import Session, SessionLimits
 
 SIZES = (50_000, 40_000, 30_000, 12)
 
@@ -131,7 +131,7 @@ def test_who_asks_again_and_again_and_does_not_read_is_cut_off_and_others_train(
 
 def test_a_session_keeps_nothing_for_who_is_cut_off() -> None:
     cut: list[bool] = []
-    session = Session(StreamKey(7, 1, 0), most_queued=3)
+    session = Session(StreamKey(7, 1, 0), SessionLimits(num_blocks=1, most_queued=3))
     session.cut = lambda: cut.append(True)
     for number in range(5):
         session.send(bytes([number]))

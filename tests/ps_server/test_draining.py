@@ -222,7 +222,7 @@ def test_a_step_that_is_being_applied_is_answered_before_the_stream_ends() -> No
         worker.push(1.0)
         applying.wait(10)
         with draining(server):
-            server._engine.over.wait(10)
+            server._engine.end.over.wait(10)
             go_on.set()
             assert worker.finish()[0].kind == Outcome.KIND_APPLIED
             with pytest.raises(grpc.RpcError) as ended:
