@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from ..protos.addresses import server_addresses
+from ..protos.addresses import split_address
 from ..protos.errors import PushpullError, SettingError
+from .bench_commands import bench
+from .command_values import check_seconds, readable, servers_named
 from .environment import JOB_NAME, LOG_FORMAT, LOG_LEVEL, RESUME
 from .log_settings import LogFormat, LogLevel, LogSettings
 from .output import CommandStreams, demand_output, give_streams_to_script
@@ -19,13 +21,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-bench = typer.Typer(help="Measures.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
 # Everything behind SCRIPT belongs to the script.
 _SCRIPT_SETTINGS = {"allow_interspersed_args": False}
 
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A job setting; wins over --job.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A job setting; wins over --job, a later one over it."),
+]
 JobPath = Annotated[Path | None, typer.Option("--job", help="Job file (YAML); every key is optional.")]
 Script = Annotated[str, typer.Argument(metavar="SCRIPT", help="Your training script.", show_default=False)]
 Arguments = Annotated[list[str] | None, typer.Argument(metavar="ARGS...", help="Its arguments.")]
@@ -83,6 +87,7 @@ def launch(
     logs = LogSettings(log_format, log_level)
     configure_logs(logs, Speaker("launcher"))
     demand_output()
+    check_seconds(timeout_seconds, "--timeout-seconds")
     check_script(script)  # before the modules below, whose import takes seconds
     from .job import load_job
     from .launcher import LaunchConfig
@@ -156,6 +161,8 @@ def server(
         watch_launcher(guard_fd)
     from .server_place import ServerPlace
 
+    if metrics_listen:
+        split_address(metrics_listen, "--metrics-listen")
     if servers is not None:
         if num_shards is not None or registrar is not None or advertise is not None:
             raise SettingError("--servers says it all: leave out --num-shards, --registrar and --advertise.")
@@ -230,9 +237,10 @@ def worker(
     configure_logs(logs, speaker, beside_a_script=True)
     if guard_fd is not None:
         watch_launcher(guard_fd)
-    addresses = server_addresses(servers, "--servers")
-    if not addresses:
-        raise SettingError("--servers is empty: name every server as HOST:PORT, shard 0 first, separated by commas.")
+    addresses = servers_named(servers)
+    if metrics_listen:
+        split_address(metrics_listen, "--metrics-listen")
+    check_seconds(patience_seconds, "--patience-seconds")
     group_size = world_size()
     if group_size is not None and ranks is not None:
         raise SettingError("torchrun has started the ranks already (RANK and WORLD_SIZE are set): leave out --ranks.")
@@ -279,6 +287,7 @@ def health(
     """Ask a server for its health: exit status 0 if it is serving; 1 if it is not, and why, or does not answer."""
     from .health import check_health
 
+    check_seconds(timeout_seconds, "--timeout-seconds")
     sys.exit(check_health(server, service, timeout_seconds))
 
 
@@ -299,7 +308,7 @@ def status(
     console = Console()
     if not console.is_terminal:
         console = Console(width=250)  # nothing is cut off for want of a window
-    with JobWatch(servers.split(",")[0].strip()) as watch:
+    with JobWatch(servers_named(servers)[0]) as watch:
         if as_json:
             show_json(watch)
         elif once or not console.is_terminal:
@@ -327,30 +336,6 @@ def plan(
     show_plan(job, sets or [], cluster, model, as_json)
 
 
-@bench.command("exchange", context_settings={"ignore_unknown_options": True, "help_option_names": []})
-def bench_exchange(arguments: Arguments = None) -> None:
-    """Compare push + optimizer + pull with gloo all-reduce."""
-    import importlib
-
-    sys.exit(importlib.import_module("pushpull.benchmarks.exchange").main(arguments or []))
-
-
-@bench.command("codec", context_settings={"ignore_unknown_options": True, "help_option_names": []})
-def bench_codec(arguments: Arguments = None) -> None:
-    """Show bits, speed and error of every gradient codec."""
-    import importlib
-
-    sys.exit(importlib.import_module("pushpull.benchmarks.codec").main(arguments or []))
-
-
-@bench.command("links", context_settings={"ignore_unknown_options": True, "help_option_names": []})
-def bench_links(arguments: Arguments = None) -> None:
-    """Measure time to a loss over slow links, beside DistributedDataParallel. Needs root."""
-    import importlib
-
-    sys.exit(importlib.import_module("pushpull.benchmarks.links.command").main(arguments or []))
-
-
 def main() -> None:
     """Entry point: an error of pushpull is one sentence on standard error and exit status 1."""
     streams = CommandStreams()
@@ -362,7 +347,7 @@ def main() -> None:
     except PushpullError as error:
         from .logs import say
 
-        say(str(error), LogLevel.ERROR)
+        say(readable(str(error)), LogLevel.ERROR)
         sys.exit(1)
 
 

@@ -10,10 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..compression.encoder_spec import parse_pull_codec
 from ..compression.parameter_encoders import parse_parameter_encoders
+from ..protos.common_pb2 import JobSpecification
 from ..protos.errors import CodecError, SettingError, UnknownKeyError
 from ..ps_server.config import LONGEST_NAME, JobSettings
 from ..worker.layout import parse_layout
 from .job_entries import REMOVED, Entry, PatternMap, read_assignments, read_file
+
+MOST_SECONDS = 1e9
+"""About 30 years: what a wait can be told."""
+LEAST_LEASE_SECONDS = 0.1
+_DIMENSION_DIGITS = 3
 
 
 def _codec(value: Any) -> str | None:
@@ -22,7 +28,7 @@ def _codec(value: Any) -> str | None:
 
 def _dimension(value: Any) -> int | None:
     text = str(value) if isinstance(value, str | int) else ""
-    return int(text) if text.isdecimal() else None
+    return int(text) if text.isdecimal() and len(text) <= _DIMENSION_DIGITS else None
 
 
 OVERRIDES = PatternMap("push_overrides", "codec", "fp16", _codec)
@@ -165,6 +171,7 @@ def load_job(path: Path | None, assignments: Sequence[str], defaults: Mapping[st
     except ValidationError as error:
         raise SettingError(_invalid_values(error, entries)) from None
     _check_codecs(job, entries, taken[OVERRIDES.key])
+    _check_ranges(job, entries)
     _check_together(job, entries)
     return job
 
@@ -246,6 +253,32 @@ def _check_codecs(job: Job, entries: Mapping[str, Entry], overrides: Mapping[str
         parse_pull_codec(job.pull_codec)
     except CodecError as error:
         raise CodecError(f"{entries['pull_codec'].where}: `pull_codec`: {error}") from None
+
+
+def _check_ranges(job: Job, entries: Mapping[str, Entry]) -> None:
+    """What the types above let through: more than a wait or the wire can hold, and times too short for any clock."""
+    for key, value in job:
+        if isinstance(value, float) and value > MOST_SECONDS:
+            most = f"{MOST_SECONDS:g}"
+        elif isinstance(value, int) and value > _most(key):
+            most = str(_most(key))
+        else:
+            continue
+        raise SettingError(f"{entries[key].where}: `{key}` is {value}; it can be {most} at most.")
+    if job.lease_seconds < LEAST_LEASE_SECONDS:
+        where = entries["lease_seconds"].where
+        raise SettingError(
+            f"{where}: `lease_seconds` is {job.lease_seconds:g}; it must be at least {LEAST_LEASE_SECONDS:g}."
+        )
+    if job.memory_bytes is not None and job.memory_bytes < 1:
+        raise SettingError(
+            f"{entries['memory_bytes'].where}: `memory_bytes` is {job.memory_bytes}; it must be at least 1."
+        )
+
+
+def _most(key: str) -> int:
+    field = JobSpecification.DESCRIPTOR.fields_by_name.get(key)
+    return (1 << 32 if field is not None and field.cpp_type == field.CPPTYPE_UINT32 else 1 << 63) - 1
 
 
 def _check_together(job: Job, entries: Mapping[str, Entry]) -> None:

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..protos.errors import SettingError
+from .yaml_file import read_yaml
 
 REMOVED = object()
 """The value of a pattern that `--set KEY.PATTERN=null` takes out."""
@@ -85,12 +84,7 @@ class PatternMap:
 
 def read_file(path: Path) -> dict[str, Entry]:
     """The lines `key: value` of a job file; raises SettingError."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingError(f"The job file {path} cannot be read: {error.strerror}. Change --job.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingError(f"The job file {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml(path, "job file", "--job")
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -99,8 +93,8 @@ def read_file(path: Path) -> dict[str, Entry]:
 
 
 def read_assignments(assignments: Sequence[str], null_of: Callable[[str], Any]) -> dict[str, Entry]:
-    """The texts behind `--set`; `null_of(key)` is what `null` stands for. Raises SettingError."""
-    entries = {}
+    """The texts behind `--set`, of one key the last; `null_of(key)` is what `null` stands for. Raises SettingError."""
+    entries: dict[str, Entry] = {}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         key, text = key.strip(), text.strip()

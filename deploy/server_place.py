@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
-from ..protos.addresses import server_addresses, split_address
+from ..protos.addresses import dialled_address, server_addresses, split_address
 from ..protos.errors import SettingError
 
 
@@ -35,9 +35,11 @@ class ServerPlace:
             raise SettingError(
                 f"--servers names {len(addresses)} servers, so --shard is 0 to {len(addresses) - 1}, not {shard}."
             )
+        for address in {addresses[0], addresses[shard]}:
+            dialled_address(address, "--servers")
         _, port = split_address(addresses[shard], "--servers")
-        if port == 0:
-            raise SettingError(f"--servers: {addresses[shard]} has no port that others could dial.")
+        if listen is not None:
+            split_address(listen, "--listen")
         return cls(
             shard=shard,
             num_shards=len(addresses),
@@ -58,12 +60,20 @@ class ServerPlace:
         """Where only shard 0's address is known to the others. Listens on any free port of loopback by default.
 
         Raises:
-            SettingError: `registrar` is missing, or given to the registrar itself.
+            SettingError: `registrar` is missing, or given to the registrar itself; an address is malformed; there is no
+                such shard.
         """
+        if shard >= num_shards:
+            raise SettingError(f"--num-shards is {num_shards}, so --shard is 0 to {num_shards - 1}, not {shard}.")
         if shard == 0 and registrar is not None:
             raise SettingError("Shard 0 is the registrar itself: leave out --registrar.")
         if shard > 0 and registrar is None:
             raise SettingError(f"Shard {shard} needs --registrar HOST:PORT, the address of shard 0 (or --servers).")
+        if listen is not None:
+            split_address(listen, "--listen")
+        for option, dialled in {"--registrar": registrar, "--advertise": advertise}.items():
+            if dialled is not None:
+                dialled_address(dialled, option)
         return cls(
             shard=shard,
             num_shards=num_shards,

@@ -10,12 +10,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
 
 from ...deploy.json_values import strict_json
-from ..arguments import positive, positive_number
+from ...protos.errors import SettingError
+from ..arguments import in_its_words, positive, positive_number
 from .link import Link, parse_links
 from .measured_links import MeasuredLink, measure
 from .network import Network, TcpSettings
@@ -47,7 +49,7 @@ def measure_all(options: argparse.Namespace, console: Console) -> dict[str, obje
     tcp = TcpSettings(
         congestion_control=options.congestion_control, sysctls=options.sysctl, route=options.route.split()
     )
-    lines = options.log.open("w", buffering=1) if options.log else None
+    lines = _opened(options.log) if options.log else None
     measured: list[MeasuredLink] = []
     runs: list[Run] = []
 
@@ -76,6 +78,13 @@ def measure_all(options: argparse.Namespace, console: Console) -> dict[str, obje
         "limit_seconds": goal.limit_seconds,
         "runs": [asdict(one) for one in runs],
     }
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        return path.open("w", buffering=1)
+    except OSError as error:
+        raise SettingError(f"--log: {path} cannot be written: {error.strerror}.") from None
 
 
 def _hosts(links: Sequence[Link]) -> dict[str, Link | None]:
@@ -151,7 +160,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="pushpull bench links", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names, unlike = _literal("; ".join(system.name for system in SYSTEMS)), _literal(UNLIKE_LINKS)
-    parser.add_argument("--links", type=parse_links, default=parse_links(UNLIKE_LINKS), help=f"default: {unlike}")
+    parser.add_argument(
+        "--links", type=in_its_words(parse_links), default=parse_links(UNLIKE_LINKS), help=f"default: {unlike}"
+    )
     parser.add_argument("--systems", type=lambda text: text.split(";"), help=f"separated by semicolons, of: {names}")
     parser.add_argument(
         "--target-loss", type=positive_number, default=2.9, help="mean of the last 20 steps of each, nats"

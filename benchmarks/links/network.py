@@ -38,6 +38,9 @@ def why_not_here() -> str | None:
     missing = sorted({package for tool, package in _TOOLS.items() if shutil.which(tool) is None})
     if missing:
         return f"{' and '.join(missing)} must be installed"
+    # Root in a container is root, and may be refused all the same.
+    if subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode != 0:
+        return "root may make no network namespaces here"
     return None if Path("/dev/net/tun").exists() else "there is no /dev/net/tun"
 
 

@@ -4,11 +4,11 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ...protos.errors import SettingError, UnknownKeyError
 from ...worker.layout import Layout, parse_layout
+from ..yaml_file import read_yaml
 from .units import rate_bytes_per_second, size_bytes
 
 Bytes = Annotated[int, BeforeValidator(size_bytes), Field(gt=0)]
@@ -109,14 +109,7 @@ def load_cluster(path: Path, model: str | None = None) -> Cluster:
     Raises:
         SettingError: names the key, and what it should be; UnknownKeyError for one that does not exist.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingError(
-            f"The description of the cluster {path} cannot be read: {error.strerror}. Change --cluster."
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingError(f"The cluster file {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml(path, "description of the cluster", "--cluster")
     if not isinstance(content, dict):
         raise SettingError(f"The cluster file {path} must hold lines `key: value`, among them servers and workers.")
     try:

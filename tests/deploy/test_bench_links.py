@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from pushpull.protos.errors import PushpullError, SettingError
 WHY_NOT = why_not_here()
 MARK = "LINKS_TEST_MARK"
 needs_namespaces = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+needs_ping = pytest.mark.skipif(shutil.which("ping") is None, reason="ping is not installed (Debian: iputils-ping)")
 
 
 def ignored(name: str, line: str) -> None:
@@ -75,6 +77,15 @@ def test_without_root_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["--systems", "ddp"])
 
 
+def test_root_that_may_make_no_namespace_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container: root, and every program is there."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(shutil, "which", lambda program: f"/usr/bin/{program}")
+    monkeypatch.setattr(subprocess, "run", lambda *words, **options: subprocess.CompletedProcess(words, 1))
+    assert why_not_here() == "root may make no network namespaces here"
+
+
 def test_what_is_recorded_is_read_while_it_is_being_written(tmp_path: Path) -> None:
     path = tmp_path / "0.jsonl"
     assert read_record(path) == Record(None, [])
@@ -110,6 +121,7 @@ def test_there_is_no_mean_before_there_are_enough_steps() -> None:
 
 
 @needs_namespaces
+@needs_ping
 def test_hosts_see_each_other_through_their_links_only() -> None:
     """20 + 40 ms between two hosts: each link adds its own."""
     links = {"near": parse_link("100mbit/20ms"), "far": parse_link("100mbit/40ms"), "free": None}
@@ -128,6 +140,7 @@ def test_hosts_see_each_other_through_their_links_only() -> None:
 
 
 @needs_namespaces
+@needs_ping
 def test_the_rate_holds_in_both_directions_and_lost_packets_are_lost() -> None:
     with Network({"a": parse_link("8mbit/0ms/50%"), "b": None}, TcpSettings(), ignored) as network:
         a, b = network.hosts.values()
