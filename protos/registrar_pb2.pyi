@@ -146,12 +146,14 @@ class ActivateResponse(_message.Message):
     def __init__(self, open: _Optional[bool] = ..., message: _Optional[str] = ..., first_round: _Optional[int] = ..., clock: _Optional[int] = ...) -> None: ...
 
 class PauseRequest(_message.Message):
-    __slots__ = ("worker_id", "incarnation")
+    __slots__ = ("worker_id", "incarnation", "held")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     worker_id: int
     incarnation: int
-    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
+    held: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., held: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class PauseResponse(_message.Message):
     __slots__ = ()
@@ -236,7 +238,7 @@ class HeartbeatResponse(_message.Message):
     def __init__(self, num_workers: _Optional[int] = ..., suspended: _Optional[str] = ..., is_first: _Optional[bool] = ...) -> None: ...
 
 class DealRequest(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "epoch", "dataset_size", "batch_size", "drop_last", "num_lots", "leave_epoch")
+    __slots__ = ("worker_id", "incarnation", "epoch", "dataset_size", "batch_size", "drop_last", "num_lots", "leave_epoch", "number", "data_set", "fingerprint", "ahead", "held", "unreadable", "strided")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -245,6 +247,13 @@ class DealRequest(_message.Message):
     DROP_LAST_FIELD_NUMBER: _ClassVar[int]
     NUM_LOTS_FIELD_NUMBER: _ClassVar[int]
     LEAVE_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    DATA_SET_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    UNREADABLE_FIELD_NUMBER: _ClassVar[int]
+    STRIDED_FIELD_NUMBER: _ClassVar[int]
     worker_id: int
     incarnation: int
     epoch: int
@@ -253,7 +262,14 @@ class DealRequest(_message.Message):
     drop_last: bool
     num_lots: int
     leave_epoch: bool
-    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., epoch: _Optional[int] = ..., dataset_size: _Optional[int] = ..., batch_size: _Optional[int] = ..., drop_last: _Optional[bool] = ..., num_lots: _Optional[int] = ..., leave_epoch: _Optional[bool] = ...) -> None: ...
+    number: int
+    data_set: str
+    fingerprint: int
+    ahead: bool
+    held: _containers.RepeatedScalarFieldContainer[int]
+    unreadable: _containers.RepeatedScalarFieldContainer[int]
+    strided: bool
+    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., epoch: _Optional[int] = ..., dataset_size: _Optional[int] = ..., batch_size: _Optional[int] = ..., drop_last: _Optional[bool] = ..., num_lots: _Optional[int] = ..., leave_epoch: _Optional[bool] = ..., number: _Optional[int] = ..., data_set: _Optional[str] = ..., fingerprint: _Optional[int] = ..., ahead: _Optional[bool] = ..., held: _Optional[_Iterable[int]] = ..., unreadable: _Optional[_Iterable[int]] = ..., strided: _Optional[bool] = ...) -> None: ...
 
 class Lot(_message.Message):
     __slots__ = ("id", "epoch", "first", "size")
@@ -268,7 +284,7 @@ class Lot(_message.Message):
     def __init__(self, id: _Optional[int] = ..., epoch: _Optional[int] = ..., first: _Optional[int] = ..., size: _Optional[int] = ...) -> None: ...
 
 class DealResponse(_message.Message):
-    __slots__ = ("state", "lots")
+    __slots__ = ("state", "lots", "take_part", "recalled", "place", "num_places")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[DealResponse.State]
@@ -283,9 +299,17 @@ class DealResponse(_message.Message):
     STATE_OVER: DealResponse.State
     STATE_FIELD_NUMBER: _ClassVar[int]
     LOTS_FIELD_NUMBER: _ClassVar[int]
+    TAKE_PART_FIELD_NUMBER: _ClassVar[int]
+    RECALLED_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    NUM_PLACES_FIELD_NUMBER: _ClassVar[int]
     state: DealResponse.State
     lots: _containers.RepeatedCompositeFieldContainer[Lot]
-    def __init__(self, state: _Optional[_Union[DealResponse.State, str]] = ..., lots: _Optional[_Iterable[_Union[Lot, _Mapping]]] = ...) -> None: ...
+    take_part: bool
+    recalled: bool
+    place: int
+    num_places: int
+    def __init__(self, state: _Optional[_Union[DealResponse.State, str]] = ..., lots: _Optional[_Iterable[_Union[Lot, _Mapping]]] = ..., take_part: _Optional[bool] = ..., recalled: _Optional[bool] = ..., place: _Optional[int] = ..., num_places: _Optional[int] = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
     __slots__ = ("worker_id", "incarnation", "report", "failure", "rank", "whole_worker")

@@ -45,15 +45,19 @@ class Progress:
         worker = self._roster[staged.worker_id]
         self._count_again(now, worker)
         worker.last_progress = now
+        if self._dealer.was_recalled(staged.worker_id, staged.lots):
+            return self._refuse(_refusal_of(staged))
+        staged.lots[:] = self._dealer.own(staged.worker_id, staged.lots)
         self._dealer.give_back(self._rounds.staged(shard, staged))
-        if shard == 0 and not staged.lots:
+        if shard == 0:
             self._dealer.not_sharing(staged.worker_id)
 
     def refused(self, shard: int, refused: StepRefused) -> None:
         """A shard refused a step; where there are no rounds, what became of it is all that counts."""
         self._contacts.whole_step(shard, refused.incarnation)
         if self._rounds is not None and self._roster.is_live(refused.worker_id, refused.incarnation):
-            self._dealer.give_back(self._rounds.refused(refused))
+            refused.lots[:] = self._dealer.own(refused.worker_id, refused.lots)
+            self._refuse(refused)
 
     def settled(self, now: float, shard: int, settled: StepSettled) -> None:
         """What became of a step that waits for no round."""
@@ -70,13 +74,24 @@ class Progress:
         worker.last_progress = now
         self._roster.advance(worker)
         self._count_again(now, worker)
+        lots = self._dealer.own(settled.worker_id, settled.lots)
         if settled.lots_done:
-            self._dealer.done(list(settled.lots))
+            self._dealer.done(lots)
         else:
-            self._dealer.give_back(list(settled.lots))
+            self._dealer.give_back(lots)
 
     def _count_again(self, now: float, worker: Worker) -> None:
         """Only a suspended worker ends steps: one that paused by itself has all its outcomes. It counts again, but while it is
         cut off from a shard others would wait for it in vain."""
         if worker.state == "paused" and self._contacts.too_long_silence(worker.incarnation) is None:
             self._resume(now, worker, worker.clock)
+
+    def _refuse(self, refused: StepRefused) -> None:
+        """The step takes part in its round as a skip."""
+        if self._rounds is not None:
+            self._dealer.give_back(self._rounds.refused(refused))
+
+
+def _refusal_of(staged: StepStaged) -> StepRefused:
+    """Of a step whose data went back while its worker was suspended: others may have used them."""
+    return StepRefused(worker_id=staged.worker_id, incarnation=staged.incarnation, step=staged.step, round=staged.round)

@@ -37,6 +37,7 @@ from .progress import Progress
 from .roster import Roster
 from .round_closing import RoundClosing
 from .rounds import Rounds
+from .sharing import Sharing
 from .start import Start
 from .suspensions import Suspensions
 from .workers import Worker
@@ -71,6 +72,7 @@ class Registrar:
         self._rounds = Rounds(policy, num_shards) if isinstance(policy, Synchronous) else None
         self._dealer = DataDealer(in_turns=self._rounds is not None)
         self._closing = RoundClosing(self._rounds, self._roster, self._dealer)
+        self._sharing = Sharing(self._roster, self._rounds, self._dealer)
         self.contacts = Contacts(num_shards, SHARD_BEAT_SECONDS, settings.lease_seconds)
         """Which shard has not heard of whom; to be read only."""
         self._progress = Progress(self._roster, self._rounds, self._dealer, self.contacts, self._activate)
@@ -215,15 +217,12 @@ class Registrar:
             return ActivateResponse(open=False, message=self._start.missing_message(self._roster))
         if worker.state != "active":
             self._activate(now, worker, last_clock)
-        return ActivateResponse(
-            open=True,
-            first_round=worker.first_round,
-            clock=worker.start_clock,
-        )
+        return ActivateResponse(open=True, first_round=worker.first_round, clock=worker.start_clock)
 
-    def pause(self, now: float, worker_id: int, incarnation: int) -> None:
-        """Takes a worker out of rounds and out of the smallest clock until it activates again."""
+    def pause(self, now: float, worker_id: int, incarnation: int, held: list[int] | tuple[()] = ()) -> None:
+        """Takes a worker out of rounds and smallest clock until it activates again. Its lots go back but those it holds."""
         worker = self._roster.caller(now, worker_id, incarnation)
+        self._dealer.pause(worker_id, held)
         if worker.state == "active":
             self._closing.forget(worker)
             self._stop_counting(worker)
@@ -247,7 +246,7 @@ class Registrar:
             self._maybe_open(now)
             if not self._start.open:
                 return DealResponse(state=DealResponse.STATE_WAIT)
-        return self._dealer.deal(request, self._roster.members.keys())
+        return self._sharing.deal(now, request)
 
     def leave(
         self,
@@ -332,6 +331,7 @@ class Registrar:
             self._expire(worker)
         for worker in self._suspensions.take_due(now):
             self._stop_counting(worker)
+            self._dealer.recall(worker.worker_id, self._closing.lots_of(worker))
         self._maybe_open(now)
         self._close_rounds(now)
         self._end_if_due(now)
@@ -345,7 +345,7 @@ class Registrar:
     def _end(self, worker: Worker, state: str, reason: ErrorCode) -> None:
         self._roster.end(worker, state, reason)
         worker.suspended = ""
-        self._dealer.lose(worker.worker_id)
+        self._dealer.lose(worker.worker_id, died=state != "left")
         self.contacts.forget(worker.incarnation)
         self._closing.forget(worker)
         self._initialisation.ended(worker.incarnation)
@@ -381,9 +381,8 @@ class Registrar:
         self._publish_view()
 
     def _stop_counting(self, worker: Worker) -> None:
-        """Nobody waits for it from now on; data that are in no step go to others."""
+        """Nobody waits for it from now on."""
         self._roster.move(worker, "paused")
-        self._dealer.recall(worker.worker_id, self._closing.lots_of(worker))
         self._publish_view()
 
     def _close_rounds(self, now: float) -> None:

@@ -159,7 +159,7 @@ class RegistrarService(RegistrarServicer):
 
     def Pause(self, request: PauseRequest, context: grpc.ServicerContext) -> PauseResponse:
         with refusing(context, self._metrics), self._changed:
-            self._registrar.pause(time.monotonic(), request.worker_id, request.incarnation)
+            self._registrar.pause(time.monotonic(), request.worker_id, request.incarnation, list(request.held))
             self._send_orders()
             return PauseResponse()
 

@@ -37,6 +37,7 @@ class Suspensions:
     def take_due(self, now: float) -> list[Worker]:
         """Members that are suspended as of now; each says why, for people."""
         members = self._roster.members
+        self._recall_from_others(now)
         due = {worker: why for worker in members if (why := self._cut_off(worker))} if len(members) > 1 else {}
         if self._timeout_seconds > 0:
             for worker in self._waited_for() - due.keys():
@@ -47,6 +48,12 @@ class Suspensions:
         for stuck in suspended:
             stuck.suspended = due[stuck.worker_id]
         return suspended
+
+    def _recall_from_others(self, now: float) -> None:
+        """Data go on also from one that is no member, because it only looks at them, and that asks for no more."""
+        for worker in self._dealer.waiting_for(self._roster.members.keys()) - self._roster.members.keys():
+            if 0 < self._timeout_seconds < now - self._roster[worker].last_progress:
+                self._dealer.recall(worker)
 
     def _cut_off(self, member: int) -> str:
         worker = self._roster[member]
@@ -59,7 +66,7 @@ class Suspensions:
     def _waited_for(self) -> set[int]:
         """Members that others wait for, in rounds, by their clocks or for data."""
         members = self._roster.members
-        for_data = set(self._dealer.waiting_for(members.keys())) & members.keys()
+        for_data = self._dealer.waiting_for(members.keys()) & members.keys()
         if self._rounds is not None:  # whose step is complete waits itself
             for_data -= self._rounds.complete(members).keys()
         return for_data.union(self._waited_for_in_steps()) if len(members) > 1 else for_data

@@ -1,7 +1,9 @@
-"""How many lots of data to ask for at once. Pure."""
+"""How many lots of data to ask for at once, and how soon to ask again without any. Pure."""
 
 FEWEST_LOTS = 4
 MOST_LOTS = 32
+SHORTEST_DELAY_SECONDS = 0.005
+LONGEST_DELAY_SECONDS = 0.05
 LARGEST_SHARE = 0.05
 """Of the time, that asking may take; below a quarter of it fewer lots are asked for again."""
 
@@ -30,3 +32,21 @@ class AskingPace:
     def interrupted(self) -> None:
         """None came: the time until the next answer says nothing."""
         self._answered_at = None
+
+
+class Polling:
+    """How long to wait before asking again while there is nothing: short at first, because lots often come back soon."""
+
+    def __init__(self) -> None:
+        self.first = True
+        """Nothing was waited for yet."""
+        self._delay_seconds = SHORTEST_DELAY_SECONDS
+
+    def restart(self, first: bool = True) -> None:
+        """Something has happened."""
+        self.first, self._delay_seconds = first, SHORTEST_DELAY_SECONDS
+
+    def next_delay_seconds(self) -> float:
+        delay = self._delay_seconds
+        self.first, self._delay_seconds = False, min(2 * delay, LONGEST_DELAY_SECONDS)
+        return delay

@@ -12,10 +12,11 @@ from typing import Any, overload
 import torch
 
 from ..protos.errors import NonFiniteError, SettingError
+from .data_ledger import DataTaken
 from .loss_scaling import loss_scaling_of
 from .optimizer_values import group_numbers
 from .pulled_values import PulledValues
-from .recorded_steps import OptimizerParts, RecordedSteps, weight_of
+from .recorded_steps import OptimizerParts, RecordedSteps, StepWeights
 from .recorder import StepKind
 from .saved_state import STATE_KEY, load_memory, saved_state
 from .step_messages import StepRequest
@@ -92,6 +93,7 @@ class LocalUpdates(torch.optim.Optimizer):
         self._replica = parts.replica
         self._ledger = parts.ledger
         self._steps = RecordedSteps(parts)
+        self._weights = StepWeights()
         self._optimised = {
             index: tensor for index, tensor in parts.table.held.items() if parts.table.entries[index].group >= 0
         }
@@ -262,9 +264,9 @@ class LocalUpdates(torch.optim.Optimizer):
         self._pulled.note()
 
     def _weight(self, num_samples: float | None) -> float:
-        given_out = self._ledger.num_samples - self._samples_seen
+        given_out = max(0.0, self._ledger.num_samples - self._samples_seen)
         self._samples_seen = self._ledger.num_samples
-        return weight_of(num_samples, given_out)
+        return self._weights.next(num_samples, given_out)
 
     def _step_locally(self, closure: Callable[[], float] | None) -> float | None:
         """One step of the local optimizer, with gradients of the whole worker."""
@@ -288,6 +290,8 @@ class LocalUpdates(torch.optim.Optimizer):
     def _push(self) -> StepKind:
         """A push of the window, or a skip without one. The window is over, whatever becomes of it."""
         window, data = self._window, self._ledger.take()
+        if data.void:
+            return self._drop_window(data)
         request = StepRequest(
             # Blocks of which the servers have nothing newer are not pulled again: the values before must be there.
             gradients=self._pulled.restore(window.touched | self._pulled.moved()),
@@ -309,3 +313,12 @@ class LocalUpdates(torch.optim.Optimizer):
         if kind.drops_gradient:
             logger.warning("%d local steps are lost: the push was %s", window.num_steps, kind.value)
         return kind
+
+    def _drop_window(self, data: DataTaken) -> StepKind:
+        """Some of its data went back while this worker was suspended: others may have used them."""
+        if self._window.num_steps:
+            logger.warning("%d local steps are lost: their data went back to the others", self._window.num_steps)
+        self._pulled.restore(())
+        self._steps.settle(StepKind.TOO_OLD, data)
+        self._begin_window()
+        return StepKind.TOO_OLD

@@ -10,7 +10,7 @@ from ..protos.errors import SettingError
 from .learning_rate import LearningRateFactor
 from .loss_scaling import loss_scaling_of, reciprocal
 from .optimizer_values import group_numbers, scaled_rates
-from .recorded_steps import OptimizerParts, RecordedSteps, weight_of
+from .recorded_steps import OptimizerParts, RecordedSteps, StepWeights
 from .saved_state import STATE_KEY, load_memory, saved_state, warn_of_local_state
 from .step_messages import StepRequest
 
@@ -38,6 +38,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         self._replica = parts.replica
         self._ledger = parts.ledger
         self._steps = RecordedSteps(parts)
+        self._weights = StepWeights()
         self._entry_of = {id(tensor): index for index, tensor in parts.table.held.items()}
         self._pushed = {
             index: tensor for index, tensor in parts.table.held.items() if parts.table.entries[index].group >= 0
@@ -57,7 +58,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         """Pushes the gradients and pulls the new values.
 
         `num_samples` is the weight of this step's mean loss (samples; tokens where the loss is a mean over tokens).
-        Default: the samples that `worker.share()` gave since the last step, else 1.
+        Default: the samples that `worker.share()` gave since the last step; without any the weight of that step, else 1.
 
         Raises:
             NonFiniteError: a gradient is not finite; the step was skipped.
@@ -171,7 +172,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         self._replica.changes.check()
         scaling = loss_scaling_of(self)
         data = self._ledger.take()
-        weight = weight_of(num_samples, data.num_samples)
+        weight = self._weights.next(num_samples, data.num_samples)
         request = StepRequest(
             gradients={i: tensor.grad for i, tensor in self._pushed.items() if tensor.grad is not None},
             groups=scaled_rates(group_numbers(self.param_groups, self.defaults), self._next_lr_factor(weight)),
@@ -180,6 +181,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
             factor=scaling.factor,
             unchanged=scaling.unchanged,
             skip=scaling.overflow or weight == 0,
+            void=data.void,
         )
         self._steps.take(request, data)
         self._watch_unfrozen()

@@ -65,11 +65,13 @@ class RecordedSteps:
         self.settle(self._replica.push_values(groups), NO_DATA)
 
     def settle(self, kind: StepKind, data: DataTaken) -> None:
-        """What becomes of data whose step never reached the servers."""
+        """What becomes of data whose step never reached the servers, or reached them too late."""
         if kind is StepKind.TOO_OLD:
             self._ledger.use_again(data)
         elif kind is StepKind.EXPIRED:
             self._ledger.forget_dealt()
+        elif kind is StepKind.LATE:
+            self._ledger.doubtful = True
 
     def _timed(self, request: StepRequest) -> StepKind:
         replica, started = self._replica, time.perf_counter()
@@ -109,13 +111,23 @@ class RecordedSteps:
         return kind
 
 
-def weight_of(num_samples: float | None, given_out: float) -> float:
-    """The weight of a step: what user code says, else the samples that `worker.share()` gave, else 1.
+class StepWeights:
+    """The weights of a worker's steps, one after the other."""
 
-    Raises:
-        SettingError: not a finite number of at least 0.
-    """
-    weight = given_out or DEFAULT_NUM_SAMPLES if num_samples is None else number_of("num_samples", num_samples)
-    if not 0 <= weight < float("inf"):
-        raise SettingError(f"num_samples={num_samples} must be a finite number of at least 0")
-    return weight
+    def __init__(self) -> None:
+        self._before = DEFAULT_NUM_SAMPLES
+
+    def next(self, num_samples: float | None, given_out: float) -> float:
+        """What user code says, else the samples that `worker.share()` gave since the step before, else that step's weight.
+
+        A step without new data works on the same batch as the one before it: the other network of a pair, say. A step of
+        weight 0 is a skip, and not what the next one is like.
+
+        Raises:
+            SettingError: not a finite number of at least 0.
+        """
+        weight = (given_out or self._before) if num_samples is None else number_of("num_samples", num_samples)
+        if not 0 <= weight < float("inf"):
+            raise SettingError(f"num_samples={num_samples} must be a finite number of at least 0")
+        self._before = weight or self._before
+        return weight

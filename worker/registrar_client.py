@@ -161,8 +161,9 @@ class RegistrarClient:
             waiting.tell(response.message)
             self._pause_before_asking_again()
 
-    def pause(self) -> None:
-        self._call(self._stub.Pause, PauseRequest(worker_id=self.worker_id, incarnation=self.incarnation))
+    def pause(self, held: Sequence[int] = ()) -> None:
+        """Stops counting; `held` are lots that stay this worker's."""
+        self._call(self._stub.Pause, PauseRequest(worker_id=self.worker_id, incarnation=self.incarnation, held=held))
 
     def deal(self, request: DealRequest) -> DealResponse:
         """Asks for lots of data; fills in who asks."""

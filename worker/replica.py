@@ -148,6 +148,9 @@ class Replica:
         if stale is not None:
             return stale
         try:
+            if request.void:
+                self._stager.abandon()
+                return StepKind.TOO_OLD
             return self._take_step(request)
         except ExpiredError as error:
             outcomes = self._come_back(error)
@@ -231,15 +234,10 @@ class Replica:
                 if not attempts_left:
                     raise
 
-    def pause(self) -> None:
-        """Stops counting until the next step."""
+    def suspend(self) -> None:
+        """Does not count until the next step; the caller tells the registrar."""
         self._stager.suspend()
-        if self._active:
-            self._active = False
-            try:
-                self._ranks.from_first(self._membership.registrar.pause)
-            except ExpiredError:
-                logger.info("paused after the lease ran out")
+        self._active = False
 
     def close(self) -> None:
         """Ends streams and threads."""

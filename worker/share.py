@@ -1,41 +1,31 @@
-"""Dividing data between workers: a data loader whose batches are dealt by the registrar."""
+"""Passes over data that are divided between workers: every sample once, whatever the loop does with it."""
 
 import contextlib
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-)
-from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data import DataLoader
 
 from ..protos.errors import PushpullError, SettingError
-from ..protos.registrar_pb2 import DealRequest, DealResponse, Lot
-from .asking_pace import AskingPace
+from ..protos.registrar_pb2 import DealRequest, DealResponse
+from .asking_pace import Polling
+from .batch_samples import batch_samples
 from .data_ledger import DataLedger
-from .permutation import Order, epoch_order
+from .lot_source import LotSource, Part, batch_weight, part_of
+
+__all__ = ["DataCalls", "EarlyLeaving", "batch_weight", "part_of", "share_dealt", "share_strided"]
 
 logger = logging.getLogger(__name__)
 
 Batch = TypeVar("Batch")
 
 Place = tuple[int, Callable[[], int]]
-"""Worker id, and the number of workers at the moment of asking (at least 1)."""
-
-Part = tuple[int, int]
-"""Which part of each batch this process works on, and the number of parts: of ranks that see different data."""
+"""This worker's place among those that read the data, from 0, and their number (at least 1)."""
 
 _END: Any = object()
-ASK_AGAIN_SECONDS = 0.02
 
 
 class EarlyLeaving:
@@ -72,172 +62,129 @@ class DataCalls:
     pause: Callable[[], None]
     """Pushes what waits to be pushed, and stops counting until the next step."""
     out_of_data: Callable[[], None]
-    """The epoch is over for this worker."""
+    """There are no data for this worker, now or in this epoch: pushes what waits to be pushed."""
     early: EarlyLeaving
-    """What is due from epochs that were not."""
+    """What is due from epochs that were left before their end."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharedEpoch:
-    """What one pass over a map-style data set needs."""
+class Reading:
+    """One data set as this worker reads it."""
 
     loader: DataLoader[Any]
-    epoch: int
-    num_samples: int
-    batch_size: int
-    drop_last: bool
-    shuffle: bool
-    seed: int
+    """Around `source`."""
+    source: LotSource
+    data_set: str
     part: Part = (0, 1)
 
 
-class LotSource:
-    """Asks for lots and turns them into batches of indices: a batch sampler for one `DataLoader` iterator at a time.
+def share_dealt(reading: Reading, epoch: int, calls: DataCalls, ledger: DataLedger) -> Iterator[Any]:
+    """Batches of one epoch until the registrar says that it is over; takes part in rounds without data by itself.
 
-    A `DataLoader` with worker processes asks ahead, in order; `used` gives the lots in the order of its batches.
+    Raises:
+        SettingError: what the loader gives does not follow the batches that it is asked for.
     """
-
-    def __init__(self, epoch: SharedEpoch, calls: DataCalls, ledger: DataLedger, order: Order) -> None:
-        self.state: DealResponse.State = DealResponse.STATE_LOTS
-        """The registrar's newest answer."""
-        self._epoch = epoch
-        self._calls = calls
-        self._ledger = ledger
-        self._orders = {epoch.epoch: order}
-        self._dealt: deque[tuple[int, Lot]] = deque()
-        self._ahead: deque[tuple[int, Lot]] = deque()
-        self._strays_returned = False
-        self._pace = AskingPace()
-
-    def __iter__(self) -> Iterator[list[int]]:
-        while (lot := self._next()) is not None:
-            self._ahead.append((self._ledger.generation, lot))
-            first, size = part_of(int(lot.size), self._epoch.part)
-            yield self._order_of(lot.epoch)(int(lot.first) + first, size)
-
-    def ready(self) -> bool:
-        """Whether there is a lot to go on with; asks for some if need be. Without one, `state` says what to do."""
-        lot = self._next()
-        if lot is not None:
-            self._dealt.appendleft((self._ledger.generation, lot))
-        return lot is not None
-
-    def used(self) -> Lot | None:
-        """The lot of the batch that comes now; None if the batch is not this worker's any more."""
-        generation, lot = self._ahead.popleft()
-        return lot if generation == self._ledger.generation else None
-
-    def return_strays(self) -> None:
-        """Without data in hand: gives back lots that are this worker's in the registrar's books only.
-
-        Their answer was lost on the way here, or their step was late: without this the epoch would never end.
-        """
-        if self._ledger.idle and not self._strays_returned:
-            self._strays_returned = True
-            self.leave()
-
-    def leave(self) -> None:
-        """Gives everything back."""
-        self._calls.deal(self._request(leave_epoch=True))
-
-    def _next(self) -> Lot | None:
-        again = self._ledger.next_again()
-        if again is not None:
-            return again
-        while self._dealt and self._dealt[0][0] != self._ledger.generation:
-            self._dealt.popleft()
-        if not self._dealt:
-            if self.state == DealResponse.STATE_OVER:
-                return None
-            asked_at = time.monotonic()
-            answer = self._calls.deal(self._request())
-            if answer.lots:
-                self._pace.answered(asked_at, time.monotonic())
-            else:
-                self._pace.interrupted()
-            self.state = answer.state
-            self._strays_returned = self._strays_returned and not answer.lots
-            self._dealt.extend((self._ledger.generation, lot) for lot in answer.lots)
-        return self._dealt.popleft()[1] if self._dealt else None
-
-    def _request(self, leave_epoch: bool = False) -> DealRequest:
-        return DealRequest(
-            epoch=self._epoch.epoch,
-            dataset_size=self._epoch.num_samples,
-            batch_size=self._epoch.batch_size,
-            drop_last=self._epoch.drop_last,
-            num_lots=self._pace.num_lots,
-            leave_epoch=leave_epoch,
-        )
-
-    def _order_of(self, epoch: int) -> Order:
-        """Lots that came back may be of an earlier epoch, with its own order."""
-        if epoch not in self._orders:
-            self._orders[epoch] = epoch_order(self._epoch.num_samples, self._epoch.seed, epoch, self._epoch.shuffle)
-        return self._orders[epoch]
-
-
-def share_dealt(epoch: SharedEpoch, calls: DataCalls, ledger: DataLedger) -> Iterator[Any]:
-    """Batches of one epoch until the registrar says that it is over; takes part in rounds without data by itself."""
-    order = epoch_order(epoch.num_samples, epoch.seed, epoch.epoch, epoch.shuffle)
-    source = LotSource(epoch, calls, ledger, order)
-    loader = _rebuilt(epoch.loader, source)
-    over = False
+    source, over = reading.source, False
     calls.early.catch_up()
+    source.begin(epoch)
+    ledger.num_loops += 1
     try:
+        polling = Polling()
         while not over:
             with ledger.waiting():
                 ready = source.ready()
             if ready:
-                for batch in timed(loader, ledger):
-                    lot = source.used()
-                    if lot is not None:
-                        ledger.give_out(float(lot.size), lot, batch_weight(int(lot.size), epoch.part))
-                        yield batch
-            elif source.state == DealResponse.STATE_EXHAUSTED:
-                source.return_strays()
-                if not calls.skip_step():
-                    # Nobody else had data either: the rest is with a worker that does not count yet.
-                    time.sleep(ASK_AGAIN_SECONDS)
-            elif source.state == DealResponse.STATE_WAIT:
-                time.sleep(ASK_AGAIN_SECONDS)
-            else:
+                polling.restart()
+                yield from _batches(reading, calls, ledger)
+                if not source.ended:
+                    return  # the loader's own __iter__ ends before its data: the rest is not wanted
+            elif source.state == DealResponse.STATE_OVER:
                 over = True
+            else:
+                if source.state == DealResponse.STATE_EXHAUSTED and polling.first:
+                    calls.out_of_data()
+                if source.take_part:
+                    calls.skip_step()
+                    polling.restart(first=False)
+                time.sleep(polling.next_delay_seconds())
         calls.out_of_data()
     finally:
+        ledger.num_loops -= 1
         if not over:
-            calls.early.add(lambda: _abandon(source, calls))
+            calls.early.add(lambda: _abandon(source, calls, ledger))
 
 
-def part_of(num_samples: int, part: Part) -> tuple[int, int]:
-    """First sample and number of samples of a process's part of a batch; every part has at least one sample."""
-    number, num_parts = part
-    first, last = num_samples * number // num_parts, num_samples * (number + 1) // num_parts
-    return (first, last - first) if last > first else (min(first, num_samples - 1), 1)
+def _batches(reading: Reading, calls: DataCalls, ledger: DataLedger) -> Iterator[Any]:
+    """What the loader makes of the lots that there are."""
+    source = reading.source
+    for batch in _reported(timed(reading.loader, ledger), reading, calls):
+        if not source.is_ahead:
+            _check_asked(reading)
+            yield batch  # of the same lot as the one before
+        elif (ahead := source.used()) is not None:
+            num_samples = len(ahead.samples)
+            weight = batch_weight(num_samples, reading.part)
+            ledger.give_out(float(num_samples), ahead.lot, weight, data_set=reading.data_set)
+            yield batch
+    while source.is_ahead:  # the loader's own __iter__ has taken more than it gave: seen, like what it gave
+        if (ahead := source.used()) is not None:
+            ledger.give_out(float(len(ahead.samples)), ahead.lot, ledger.batch_weight, data_set=reading.data_set)
 
 
-def batch_weight(num_samples: int, part: Part) -> float:
-    """What the mean loss over a part is multiplied by, so that the mean over all parts is the batch's mean.
+def _reported(batches: Iterator[Batch], reading: Reading, calls: DataCalls) -> Iterator[Batch]:
+    """The same batches; of one that cannot be read, people and the registrar are told which it is."""
+    try:
+        yield from batches
+    except PushpullError:
+        raise
+    except Exception as error:
+        ahead = reading.source.next_ahead()
+        if ahead is not None and "exited unexpectedly" not in str(
+            error
+        ):  # of a loader's process: it may be a later batch
+            logger.error(
+                "data set %s: samples %s (positions %d to %d of epoch %d) could not be read: %s",
+                reading.data_set,
+                ahead.samples,
+                ahead.lot.first,
+                ahead.lot.first + ahead.lot.size - 1,
+                ahead.lot.epoch,
+                error,
+            )
+            lot = ahead.lot
+            calls.early.add(lambda: _quietly(lambda: reading.source.leave(unreadable=lot)))
+        raise
 
-    1 where parts are equal; 0 for a part that repeats another's sample because there are more parts than samples.
-    """
-    number, num_parts = part
-    own = num_samples * (number + 1) // num_parts - num_samples * number // num_parts
-    return num_parts * own / num_samples
+
+def _check_asked(reading: Reading) -> None:
+    if not reading.source.asked:
+        raise SettingError(
+            f"{type(reading.loader).__name__}.__iter__ does not take its batches from its batch_sampler, so worker.share() "
+            "cannot divide them. Let it go through super().__iter__(), share the data set itself (worker.share(dataset, "
+            "batch_size=...)), or iterate over the loader without worker.share(): then this worker reads all of it"
+        )
 
 
-def share_strided(batches: Iterable[Batch], place: Place, calls: DataCalls, ledger: DataLedger) -> Iterator[Batch]:
-    """Every `num_workers`-th batch, for data that cannot be addressed by index."""
-    worker_id, num_workers = place
+def share_strided(
+    batches: Iterable[Batch], place: Place, calls: DataCalls, ledger: DataLedger, data_set: str = ""
+) -> Iterator[Batch]:
+    """Every `num_workers`-th batch from this worker's place on, for data that cannot be addressed by index."""
+    first, num_workers = place
+    ledger.num_loops += 1
     try:
         for number, batch in enumerate(timed(batches, ledger)):
-            members = num_workers()
-            if number % members == worker_id % members:
-                ledger.give_out(_batch_samples(batch))
+            others = num_workers()
+            if number % others == first % others:
+                ledger.give_out(batch_samples(batch), data_set=data_set, batch=batch)
                 yield batch
+                while (again := ledger.next_again(data_set)) is not None:
+                    ledger.give_out(again.num_samples, data_set=data_set, batch=again.batch)
+                    yield again.batch
     finally:
-        with contextlib.suppress(PushpullError):
-            calls.pause()
+        ledger.num_loops -= 1
+        if ledger.num_loops == 0:
+            with contextlib.suppress(PushpullError):
+                calls.pause()
 
 
 def timed(batches: Iterable[Batch], ledger: DataLedger) -> Iterator[Batch]:
@@ -252,89 +199,16 @@ def timed(batches: Iterable[Batch], ledger: DataLedger) -> Iterator[Batch]:
         yield cast(Batch, batch)
 
 
-def shared_epoch(loader: DataLoader[Any], epoch: int, seed: int, part: Part = (0, 1)) -> SharedEpoch | None:
-    """How to deal this loader's data set, or None if it can only be strided.
-
-    Raises:
-        SettingError: the loader does not make batches.
-    """
-    if isinstance(loader.dataset, IterableDataset) or type(loader.batch_sampler) is not BatchSampler:
-        if loader.batch_sampler is None and not isinstance(loader.dataset, IterableDataset):
-            raise SettingError("worker.share() needs a DataLoader with a batch_size")
-        return None
-    shuffle = _shuffles(loader.sampler)
-    if shuffle is None or loader.batch_size is None:
-        return None
-    return SharedEpoch(
-        loader=loader,
-        epoch=epoch,
-        num_samples=len(cast(Sized, loader.dataset)),
-        batch_size=loader.batch_size,
-        drop_last=loader.drop_last,
-        shuffle=shuffle,
-        seed=seed,
-        part=part,
-    )
+def _abandon(source: LotSource, calls: DataCalls, ledger: DataLedger) -> None:
+    """After a loop that was left early: the data go back but what is in hand, and nobody waits for this worker until its next
+    step, unless it is in another loop."""
+    if ledger.num_loops == 0:
+        _quietly(calls.pause)  # local progress is pushed before its data go back
+    _quietly(source.leave)
 
 
-def loader_of(data: "DataLoader[Any] | Dataset[Any]", batch_size: int | None, shuffle: bool) -> DataLoader[Any]:
-    """The loader itself, or one around a data set.
-
-    Raises:
-        SettingError: a data set without batch size, or a loader with another one.
-    """
-    if isinstance(data, DataLoader):
-        if batch_size is not None and batch_size != data.batch_size:
-            raise SettingError(
-                f"batch_size={batch_size} differs from the loader's {data.batch_size}; give it to the DataLoader only"
-            )
-        return data
-    if batch_size is None:
-        raise SettingError("worker.share(dataset) needs batch_size=..., the samples of one worker's step")
-    if isinstance(data, IterableDataset):
-        return DataLoader(data, batch_size=batch_size)
-    return DataLoader(data, batch_size=batch_size, shuffle=shuffle)
-
-
-def _shuffles(sampler: object) -> bool | None:
-    """Whether the loader's sampler shuffles; None if it is one that cannot be divided by index."""
-    if isinstance(sampler, DistributedSampler):
-        logger.warning("worker.share() divides the data itself; the loader's DistributedSampler is not used")
-        return sampler.shuffle
-    if type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == len(sampler.data_source):
-        return True
-    return False if type(sampler) is SequentialSampler else None
-
-
-def _rebuilt(loader: DataLoader[Any], source: LotSource) -> DataLoader[Any]:
-    """The same loader around another batch sampler."""
-    return DataLoader(
-        loader.dataset,
-        batch_sampler=cast(Any, source),
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        generator=loader.generator,
-        prefetch_factor=loader.prefetch_factor if loader.num_workers else None,
-    )
-
-
-def _abandon(source: LotSource, calls: DataCalls) -> None:
-    """After a loop that was left early: the data go back, and nobody waits for this worker until its next step."""
-    for call in (calls.pause, source.leave):  # local progress is pushed before its data go back
-        try:
-            call()
-        except PushpullError as error:
-            logger.info("leaving the epoch early: %s", error)
-
-
-def _batch_samples(batch: object) -> float:
-    """Samples of a batch, as far as its shape tells: the length of its first tensor-like part."""
-    if isinstance(batch, dict):
-        batch = next(iter(batch.values()), ())
-    elif isinstance(batch, tuple | list) and batch and isinstance(batch[0], Sized):
-        batch = batch[0]
-    return float(len(batch)) if isinstance(batch, Sized) else 1.0
+def _quietly(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except PushpullError as error:
+        logger.info("leaving the epoch early: %s", error)

@@ -29,6 +29,8 @@ class StepRequest:
     skip: bool = False
     reduced: bool = False
     """They are the worker's already, alike on every rank that holds them."""
+    void: bool = False
+    """What the gradients were computed from is others' now: they are dropped here."""
     traceparent: bytes = b""
     """W3C trace context of this step; empty: it is not traced."""
 

@@ -1,6 +1,8 @@
 """What a worker does for its job besides the steps that user code takes: it asks for data, takes part in rounds without any,
 comes back after a lost lease, and stops counting."""
 
+import logging
+
 from ..protos.common_pb2 import Mode
 from ..protos.errors import ExpiredError, SettingError
 from ..protos.registrar_pb2 import DealRequest, DealResponse
@@ -11,6 +13,8 @@ from .optimizer import RemoteOptimizer
 from .ranks.group import Ranks
 from .replica import Replica
 from .share import DataCalls, EarlyLeaving
+
+logger = logging.getLogger(__name__)
 
 
 class Training:
@@ -23,6 +27,7 @@ class Training:
         self._ranks = ranks
         self._ledger = ledger
         self._early = EarlyLeaving(at_once=ranks.num_ranks == 1)
+        self._num_deals = 0
 
     def data_calls(self) -> DataCalls:
         """For `worker.share()`."""
@@ -40,11 +45,16 @@ class Training:
             self.optimizer.flush()
 
     def stop_counting(self) -> None:
-        """Nobody waits for this worker until its next step."""
+        """Nobody waits for this worker until its next step. Data that user code does not have yet go back."""
         self._early.catch_up()
         self.flush()
         if self.replica is not None:
-            self.replica.pause()
+            self.replica.suspend()
+        try:
+            self._ranks.from_first(lambda: self._membership.registrar.pause(self._ledger.held))
+        except ExpiredError:
+            logger.info("paused after the lease ran out")
+        self._ledger.forget_unused()
 
     def end(self) -> None:
         """Takes hooks off the model, and ends streams and threads."""
@@ -54,8 +64,10 @@ class Training:
             self.replica.close()
 
     def _deal(self, request: DealRequest) -> DealResponse:
-        """One rank asks, all get the same lots."""
+        """One rank asks, all get the same lots. The number tells a repetition from another request."""
         registrar = self._membership.registrar
+        self._num_deals += 1
+        request.number = self._num_deals
         try:
             return self._ranks.from_first(lambda: registrar.deal(request))
         except ExpiredError:
@@ -79,6 +91,6 @@ class Training:
 
     def _out_of_data(self) -> None:
         self.flush()
-        # Nobody else's round waits for this worker: with bounded staleness its clock would.
+        # Nobody else's round waits for this worker, which takes part in rounds: with bounded staleness its clock would.
         if self._membership.job.mode == Mode.MODE_BOUNDED:
             self.stop_counting()

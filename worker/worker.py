@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..protos.common_pb2 import JobSpecification, Mode
 from ..protos.errors import SettingError
@@ -37,7 +37,7 @@ from .recorded_steps import OptimizerParts
 from .recorder import Recorder
 from .registrar_client import RegistrarClient, WantedJob
 from .replica_settings import ReplicaSettings, num_usable_encoder_threads
-from .share import loader_of, share_dealt, share_strided, shared_epoch
+from .shared_data import SharedData, SharedDataSets, Sharing, loader_of
 from .tracing import step_tracer
 from .training import Training
 from .user_numbers import count_of, number_of, positive_number_of
@@ -64,7 +64,6 @@ class Worker:
         listen = config.metrics_listen
         self._endpoint = MetricsEndpoint(listen, self._metrics.shown, "metrics_listen") if listen else None
         self._ledger = DataLedger()
-        self._epoch = 0
         self._sigterm = EndOnSigterm()
         self._sigterm.install()
         try:
@@ -101,6 +100,7 @@ class Worker:
             check_expectations(self._membership.job, expected)
             self.layout = config.layout or layout_with(config.num_ranks, self._membership.job.layouts)
             """How the ranks of this worker split the model."""
+            self._data_sets = SharedDataSets(self._sharing())
             self._show()
             self._departure.attend(self)
             HERE.add(self)
@@ -278,31 +278,35 @@ class Worker:
         return RankGradScaler(self._ranks, device, **settings)
 
     def share(
-        self, data: "DataLoader[Any] | Dataset[Any]", *, batch_size: int | None = None, shuffle: bool = True
-    ) -> Iterator[Any]:
-        """One epoch of this worker's batches: the data are divided between the workers that are there.
+        self,
+        data: "DataLoader[Any] | Dataset[Any]",
+        *,
+        batch_size: int | None = None,
+        shuffle: bool = True,
+        name: str | None = None,
+        start_epoch: int = 0,
+    ) -> SharedData:
+        """Data divided between the workers: each loop over what this gives is one epoch of this worker's batches. Make it once
+        and loop often, or call this for every epoch: it comes to the same.
 
-        `batch_size` is per worker, as with DistributedDataParallel. Call it once for each epoch, on every worker, with the
-        same data set. `batch_size` and `shuffle` are for data sets; a DataLoader has its own. Ranks that see different data
-        (fsdp, dp) get their part of the worker's batch, the others all of it; all of them leave the loop at the same batch.
+        Args:
+            data: the same on every worker, like the order in which a script shares several.
+            batch_size: per worker, as with DistributedDataParallel; like `shuffle` for data sets: a DataLoader has its own.
+            name: for workers that do not share the same data in the same order.
+            start_epoch: what a script that resumes begins with.
+
+        Ranks that see different data (fsdp, dp) get their part of the worker's batch, the others all of it. docs/data.md says
+        what is divided how, and what counts.
+
+        Raises:
+            SettingError: data that cannot be divided exactly; says why, and what to do.
         """
         loader = loader_of(data, batch_size, shuffle)
-        epoch, self._epoch = self._epoch, self._epoch + 1
-        part = self.layout.data_rank(self.rank), self.layout.num_data_ranks
-        dealt = shared_epoch(loader, epoch, self.job.seed, part)
-        if dealt is not None:
-            return share_dealt(dealt, self._training.data_calls(), self._ledger)
-        if self.num_ranks > 1:
+        if self.num_ranks > 1 and isinstance(loader.dataset, IterableDataset):
             raise SettingError(
-                "worker.share() cannot divide these data between the ranks of a worker: it needs a data set with a length, "
-                "and a DataLoader with batch_size and without a sampler of its own"
+                "worker.share() cannot divide an IterableDataset between ranks: it needs one with a length"
             )
-        logger.warning(
-            "worker.share() cannot address these data by index: each worker takes every %d-th batch, and a change in "
-            "the number of workers may repeat or skip some",
-            self.num_workers,
-        )
-        return share_strided(loader, (self.id, lambda: self.num_workers), self._training.data_calls(), self._ledger)
+        return self._data_sets.share(loader, name, start_epoch)
 
     def log(self, **metrics: Any) -> None:
         """Reports numbers (or tensors of one element) for the job's display and summary; `loss` also to Prometheus."""
@@ -377,6 +381,15 @@ class Worker:
             self._ledger,
             self._recorder,
             lambda: self._ranks.from_first(lambda: self.num_workers),
+        )
+
+    def _sharing(self) -> Sharing:
+        return Sharing(
+            calls=self._training.data_calls(),
+            ledger=self._ledger,
+            seed=self.job.seed,
+            part=(self.layout.data_rank(self.rank), self.layout.num_data_ranks),
+            num_workers=lambda: self.num_workers,
         )
 
     def _show(self) -> None:

@@ -340,22 +340,22 @@ class FakeServers(RegistrarServicer):
 
 
 class FakeDealer:
-    """Deals each epoch to one worker."""
+    """Deals each epoch of each data set to one worker; what is given back does not come again."""
 
     def __init__(self, num_samples: int) -> None:
         self._num_samples = num_samples
-        self._cursors: dict[int, int] = {}
+        self._cursors: dict[tuple[str, int], int] = {}
         self._ids = itertools.count(1)
 
     def __call__(self, request: DealRequest) -> DealResponse:
-        lots = []
+        lots, key = [], (request.data_set, request.epoch)
         for _ in range(request.num_lots):
-            first = self._cursors.get(request.epoch, 0)
+            first = self._cursors.get(key, 0)
             size = min(request.batch_size, self._num_samples - first)
             if size == 0 or request.leave_epoch:
                 break
             lots.append(Lot(id=next(self._ids), epoch=request.epoch, first=first, size=size))
-            self._cursors[request.epoch] = first + size
+            self._cursors[key] = first + size
         state = DealResponse.STATE_LOTS if lots else DealResponse.STATE_OVER
         return DealResponse(state=state, lots=lots)
 

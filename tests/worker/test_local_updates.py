@@ -342,12 +342,12 @@ class TestData:
         assert [commit.num_samples for commit in servers.shards[0].commits] == [5.0]
 
     def test_a_worker_without_data_pushes_what_it_has_in_the_round_of_the_others(self, servers: FakeServers) -> None:
-        answers = iter([*[DealResponse.STATE_EXHAUSTED] * 3, DealResponse.STATE_OVER])
+        answers = iter([*[DealResponse.STATE_EXHAUSTED] * 2, DealResponse.STATE_OVER])
         dealt = servers.answer_deal
 
         def deal(request: DealRequest) -> DealResponse:
             answer = dealt(request)
-            return answer if answer.lots or request.leave_epoch else DealResponse(state=next(answers))
+            return answer if answer.lots or request.leave_epoch else DealResponse(state=next(answers), take_part=True)
 
         servers.answer_deal = deal
         with connect(servers.address) as worker:
