@@ -3,10 +3,12 @@
 import numpy as np
 
 from ..protos.errors import FrameError
+from .any_bits import ANY_BITS
 from .codec import Body, Floats, Positions, check_floats, frozen
 from .entropy import expanded
 from .header import COMPRESSED_FLAG, HEADER_BYTES, read_header
 from .spec import SELECTION_READERS, VALUE_READERS
+from .values.cast import Fp32
 
 
 class Frame:
@@ -38,12 +40,12 @@ class Frame:
         self._body.add_to(accumulator, np.float32(scale))
 
 
-def parse_frame(buffer: bytes | memoryview, num_elements: int) -> Frame:
+def parse_frame(buffer: bytes | memoryview, num_elements: int, *, any_bits: bool = False) -> Frame:
     """Check a frame of a block of `num_elements` completely, and return it as a view of `buffer`.
 
     Raises FrameError for bytes that are not such a frame, NonFiniteError for one that holds a NaN or an
-    infinity. Nothing is allocated but, if `buffer` is not aligned to four bytes, one copy of it and, if it is
-    compressed, what it expands to, whose size is checked first.
+    infinity; with `any_bits` an fp32 frame may hold any words. Nothing is allocated but, if `buffer` is not
+    aligned to four bytes, one copy of it and, if it is compressed, what it expands to, whose size is checked first.
     """
     view = memoryview(buffer).cast("B").toreadonly()
     header = read_header(view, num_elements)
@@ -51,6 +53,8 @@ def parse_frame(buffer: bytes | memoryview, num_elements: int) -> Frame:
     if read_values is None:
         raise FrameError(f"frame has values of unknown format {header.values}")
     values = read_values(header.parameter)
+    if any_bits and isinstance(values, Fp32):
+        values = ANY_BITS
     read = SELECTION_READERS.get(header.selection)
     if read is None:
         raise FrameError(f"frame has an unknown selection {header.selection}")

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..compression.any_bits import ANY_BITS
 from ..compression.codec import Codec, Memo
 from ..compression.encoder import block_seed
 from ..protos.payloads import join_payload
@@ -57,7 +58,7 @@ class ValuesBuilder:
         self._codec = codec
         self._head = Values()
         self._store = store
-        bounds = (codec.frame_bound(store.blocks[position].num_elements) for position in positions)
+        bounds = (self._codec_of(position).frame_bound(store.blocks[position].num_elements) for position in positions)
         self._buffer = np.empty(sum(bounds), dtype=np.uint8)
         self._used = 0
 
@@ -66,11 +67,15 @@ class ValuesBuilder:
         start = self._used
         # Codecs that draw have to draw anew for every block and version.
         seed = block_seed(self._store.blocks[position].block_id, int(self._store.versions[position]))
-        self._used += self._codec.encode(values, self._buffer[start:], seed=seed, memo=memo)
+        self._used += self._codec_of(position).encode(values, self._buffer[start:], seed=seed, memo=memo)
         self._head.blocks.append(self._store.blocks[position].block_id)
         self._head.versions.append(int(self._store.versions[position]))
         self._head.lengths.append(self._used - start)
         return self._buffer.data[start : self._used]
+
+    def _codec_of(self, position: int) -> Codec:
+        """What no optimizer touches need not be numbers: it is handed on bit for bit."""
+        return self._codec if self._store.blocks[position].group >= 0 else ANY_BITS
 
     def build(self, delta: bool) -> EncodedValues:
         """The message of what was added; `delta` says that its frames are to be added to the version before."""

@@ -72,6 +72,8 @@ class DensePublisher:
 
     def published(self, position: int) -> NDArray[np.float32]:
         values = self._store.array(self._store.blocks[position])
+        if self._store.blocks[position].group < 0:
+            return values.copy()
         frame = np.empty(self._codec.frame_bound(values.size), np.uint8)
         num_bytes = self._codec.encode(values, frame)
         rounded = np.empty_like(values)

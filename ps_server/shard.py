@@ -153,6 +153,6 @@ class Shard:
         block = self.store.blocks[position]
         try:
             check_bytes(block_id, data.nbytes)
-            return parse_frame(data, block.num_elements)
+            return parse_frame(data, block.num_elements, any_bits=block.group < 0)
         except (FrameError, StepError) as error:
             raise type(error)(f"block {block_id} of {block.parameter}: {error}") from None

@@ -21,15 +21,14 @@ NOTHING_HELD = (1 << 64) - 1
 class HeldValues:
     """Takes published values of this rank's blocks as they arrive, from one thread for each shard.
 
-    Buffers behind the first `num_parameters` entries are taken once and stay local afterwards.
+    What no optimizer touches (buffers, parameters in no group) is taken once and is the script's own afterwards.
     """
 
-    def __init__(self, blocks: RankBlocks, memory: TensorMemory, receiver: Receiver, num_parameters: int) -> None:
+    def __init__(self, blocks: RankBlocks, memory: TensorMemory, receiver: Receiver) -> None:
         self._receiver = receiver
         self._decode_seconds = 0.0
         self._blocks = blocks
         self._memory = memory
-        self._num_parameters = num_parameters
         self._versions: NDArray[np.uint64] = np.zeros(len(blocks.plan.blocks), np.uint64)
         self._owned = [np.array(ids, np.int64) for ids in blocks.blocks_of_shard]
         self._complete = False
@@ -69,8 +68,9 @@ class HeldValues:
         first = 0
         for number, version, length in zip(values.blocks, values.versions, values.lengths, strict=True):
             block = self._blocks.blocks[number]
-            if not (self._complete and block.entry >= self._num_parameters):
-                frame = parse_frame(payload[first : first + length], block.num_elements)
+            local = self._blocks.entries[block.entry].group < 0
+            if not (self._complete and local):
+                frame = parse_frame(payload[first : first + length], block.num_elements, any_bits=local)
                 if values.delta:
                     self._receiver.add(block, frame, int(version) - int(self._versions[number]))
                 else:

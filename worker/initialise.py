@@ -16,7 +16,7 @@ def upload_initial_values(
     """Hands the values of this rank's blocks to their shards' streams. Whether they arrived is for the registrar to say.
 
     Raises:
-        NonFiniteError: a parameter or buffer holds a NaN or an infinity.
+        NonFiniteError: names a parameter that holds a NaN or an infinity. Buffers may.
     """
     shards.begin({shard: OpenUpload() for shard in range(own.num_shards)})
     for shard in range(own.num_shards):

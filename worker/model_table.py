@@ -9,6 +9,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from ..protos.errors import SettingError
+from .carried_words import carried_shape, travels_as_words
 from .plan import TableEntry
 
 WRAPPER_COMPONENTS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -30,6 +31,11 @@ class ModelTable:
     def held(self) -> dict[int, torch.Tensor]:
         """The tensors of this process by plan entry."""
         return {index: tensor for index, tensor in enumerate(self.tensors) if tensor is not None}
+
+    @property
+    def words(self) -> frozenset[int]:
+        """Entries of buffers of this process that travel as words."""
+        return frozenset(i for i, tensor in self.held.items() if i >= self.num_parameters and travels_as_words(tensor))
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class ModelReading:
         for of_rank in facts:
             known = {**of_rank, **known}
         entries = [_parameter_entry(named, known.get(index)) for index, named in enumerate(self._parameters)]
-        entries += [TableEntry(b.names[0], tuple(b.tensor.shape), False, b.names[1:]) for b in self._buffers]
+        entries += [TableEntry(b.names[0], carried_shape(b.tensor), False, b.names[1:]) for b in self._buffers]
         return ModelTable(tuple(entries), tuple(self._held), len(self._parameters))
 
 
@@ -163,13 +169,9 @@ def _parameters(model: torch.nn.Module) -> list[_Named]:
 
 
 def _buffers(model: torch.nn.Module) -> list[_Named]:
-    """Those that are saved and hold numbers with a fraction."""
+    """Those that are saved, of any type."""
     persistent = model.state_dict(keep_vars=True).keys()
-    return _named(
-        (name, buffer)
-        for name, buffer in model.named_buffers(remove_duplicate=False)
-        if name in persistent and buffer.is_floating_point()
-    )
+    return _named((name, buffer) for name, buffer in model.named_buffers(remove_duplicate=False) if name in persistent)
 
 
 def _named(named: Iterable[tuple[str, torch.Tensor]]) -> list[_Named]:

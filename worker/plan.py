@@ -23,7 +23,7 @@ BLOCK_ELEMENTS_LIMIT = 1 << 21
 
 @dataclass(frozen=True)
 class TableEntry:
-    """One named tensor of the model: a parameter, or behind the parameters a floating-point buffer."""
+    """One named tensor of the model: a parameter, or behind the parameters a buffer that is saved."""
 
     name: str
     shape: tuple[int, ...]

@@ -72,7 +72,7 @@ class Replica:
         self._settings = settings
         self._memory = model.memory
         receiver = receiver_for(parse_codec(self.job.pull_codec), model.memory, len(plan.blocks))
-        self._held = HeldValues(model.blocks, model.memory, receiver, model.num_parameters)
+        self._held = HeldValues(model.blocks, model.memory, receiver)
         self._pulls = Pulls(model, self._held, self._on_demand)
         self._message_bytes = self.job.message_bytes or DEFAULT_MESSAGE_BYTES
         self._entrance = Entrance(membership, model, optimizer, self._message_bytes)

@@ -1,6 +1,7 @@
 """The model's memory seen as blocks: gradients are read from it, pulled values are written into it."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..compression.checksum import checksum, checksum_of_tensor
 from ..compression.frame import Frame
+from .carried_words import put_words, words_of
 from .local_tensors import local_tensor
 from .plan import PlanBlock
 
@@ -25,9 +27,19 @@ class TensorMemory:
     """
 
     def __init__(
-        self, tensors: Sequence[torch.Tensor | None], before_writing: Callable[[], None] = lambda: None
+        self,
+        tensors: Sequence[torch.Tensor | None],
+        before_writing: Callable[[], None] = lambda: None,
+        words: Collection[int] = (),
     ) -> None:
-        """`tensors` by plan entry, None for one that this process does not hold; `before_writing` makes them writable."""
+        """`tensors` by plan entry, None for one that this process does not hold.
+
+        Args:
+            before_writing: makes them writable.
+            words: entries that travel as words, see `carried_words`.
+        """
+        self._words = frozenset(words)
+        self._words_lock = threading.Lock()
         self._tensors = tuple(tensors)
         self._before_writing = before_writing
         self._flat: list[Floats | None] = [None] * len(self._tensors)
@@ -39,7 +51,10 @@ class TensorMemory:
     def refresh(self) -> None:
         """Looks again where the tensors lie: a model may be moved between steps."""
         self._before_writing()
-        self._flat = [None if tensor is None else _flat_view(local_tensor(tensor)) for tensor in self._tensors]
+        self._flat = [
+            None if tensor is None or entry in self._words else _flat_view(local_tensor(tensor))
+            for entry, tensor in enumerate(self._tensors)
+        ]
 
     def write(self, block: PlanBlock, frame: Frame) -> None:
         """Replaces a block's values by a frame's."""
@@ -63,8 +78,15 @@ class TensorMemory:
             part[:] = values
             self._note(block, part)
             return
+        local = self._local(block.entry)
+        if block.entry in self._words:
+            with self._words_lock:  # other threads write other blocks, and this writes all of them
+                words = words_of(local)
+                _part(words, block)[:] = values
+                put_words(local, words)
+            self._checksums[block.id] = checksum(values)
+            return
         with torch.no_grad():
-            local = self._local(block.entry)
             block_of(local, block).copy_(torch.from_numpy(values).view(block.sizes))
         # Of a narrower type, what is there now is not what was written.
         self._checksums[block.id] = _checksum_of_block(local, block)
@@ -89,14 +111,25 @@ class TensorMemory:
         return [
             block
             for entry, of_entry in groupby(known, key=lambda block: block.entry)
-            for block, found in _checksums_of(self._local(entry), list(of_entry))
+            for block, found in self._checksums_of(entry, list(of_entry))
             if found != self._checksums[block.id]
         ]
 
     def values(self, block: PlanBlock) -> Floats:
-        """A block's values now: float32, contiguous."""
+        """A block's values, or words, now: float32, contiguous."""
+        if block.entry in self._words:
+            return _part(words_of(self._local(block.entry)), block)
         ((_, values),) = values_of_blocks(self._local(block.entry), [block])
         return values
+
+    def _checksums_of(self, entry: int, blocks: Sequence[PlanBlock]) -> Iterator[tuple[PlanBlock, int]]:
+        tensor = self._local(entry)
+        if entry in self._words:
+            words = words_of(tensor)
+            return ((block, checksum(_part(words, block))) for block in blocks)
+        if tensor.device.type == "cpu":
+            return ((block, checksum(values)) for block, values in values_of_blocks(tensor, blocks))
+        return ((block, _checksum_of_block(tensor, block)) for block in blocks)
 
     def _note(self, block: PlanBlock, values: Floats) -> None:
         """Written through memory, while it is still in the processor's cache."""
@@ -121,10 +154,9 @@ def block_of(tensor: torch.Tensor, block: PlanBlock) -> torch.Tensor:
     return view
 
 
-def _checksums_of(tensor: torch.Tensor, blocks: Sequence[PlanBlock]) -> Iterator[tuple[PlanBlock, int]]:
-    if tensor.device.type == "cpu":
-        return ((block, checksum(values)) for block, values in values_of_blocks(tensor, blocks))
-    return ((block, _checksum_of_block(tensor, block)) for block in blocks)
+def _part(words: Floats, block: PlanBlock) -> Floats:
+    """A block of words is a run of them."""
+    return words[block.offsets[0] : block.offsets[0] + block.sizes[0]]
 
 
 def _checksum_of_block(tensor: torch.Tensor, block: PlanBlock) -> int:

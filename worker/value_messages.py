@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+from ..compression.any_bits import ANY_BITS
 from ..compression.spec import parse_codec
 from ..protos.errors import NonFiniteError
 from .bundle import Bundle, Gathered
@@ -22,11 +23,14 @@ def gathered(
 ) -> Iterator[Gathered]:
     """Frames of these blocks' values, of about `message_bytes` together; each is valid until the next.
 
+    What no optimizer touches (buffers, parameters in no group) may hold anything; parameters must be finite.
+
     Raises:
         NonFiniteError: names the parameter or buffer.
     """
-    codec, bundle = parse_codec(VALUES_CODEC), Bundle(message_bytes)
+    finite, bundle = parse_codec(VALUES_CODEC), Bundle(message_bytes)
     for block, values in blocks:
+        codec = finite if entries[block.entry].group >= 0 else ANY_BITS
         bound = codec.frame_bound(block.num_elements)
         if not bundle.fits(bound):
             if not bundle.empty:

@@ -44,11 +44,16 @@ def test_parameters_in_no_group_are_not_optimised() -> None:
     assert [entry.group for entry in table_of(model, [model.weight]).entries] == [0, -1]
 
 
-def test_floating_point_buffers_follow_the_parameters() -> None:
-    table = table_of(nn.BatchNorm1d(4))
-    assert [entry.name for entry in table.entries] == ["weight", "bias", "running_mean", "running_var"]
+def test_buffers_follow_the_parameters_those_that_are_no_real_numbers_as_words_of_32_bits() -> None:
+    model = nn.BatchNorm1d(4)
+    model.register_buffer("mask", torch.zeros(3, 3, dtype=torch.bool))
+    table = table_of(model)
+    names = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked", "mask"]
+    assert [entry.name for entry in table.entries] == names
+    assert [entry.shape for entry in table.entries[2:]] == [(4,), (4,), (2,), (3,)]
     assert table.num_parameters == 2
-    assert [entry.group for entry in table.entries] == [0, 0, -1, -1]
+    assert table.words == {4, 5}
+    assert [entry.group for entry in table.entries] == [0, 0, -1, -1, -1, -1]
 
 
 def test_buffers_that_are_not_saved_are_left_out() -> None:

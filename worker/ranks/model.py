@@ -57,13 +57,13 @@ def rank_model(
         PlanMismatchError: ranks describe different models.
     """
     held = table.held
-    memory = TensorMemory(table.tensors, _before_writing(parts))
+    memory = TensorMemory(table.tensors, _before_writing(parts), table.words)
     if ranks.num_ranks == 1:
         own = all_blocks(plan)
         return RankModel(
             ranks, own, memory, BlockCopies(ranks, (), memory), RankGradients(ranks, held), table.num_parameters
         )
-    said = ranks.gather((plan.fingerprint, ranks.together(lambda: _holdings(held, parts))))
+    said = ranks.gather((plan.fingerprint, ranks.together(lambda: _holdings(table, parts))))
     if any(fingerprint != plan.fingerprint for fingerprint, _ in said):
         raise PlanMismatchError(
             "the ranks of this worker describe different models; every rank must pass the same whole=... and the same "
@@ -90,13 +90,17 @@ def rank_model(
     )
 
 
-def _holdings(held: Mapping[int, torch.Tensor], parts: Sequence[torch.nn.Module]) -> dict[int, Holding]:
+def _holdings(table: ModelTable, parts: Sequence[torch.nn.Module]) -> dict[int, Holding]:
     replicated = {id(p) for part in parts if _is_replicated(part) for p in part.parameters()}
-    return {entry: _holding(tensor, id(tensor) in replicated) for entry, tensor in held.items()}
+    boxes = {
+        entry: ((0,), table.entries[entry].shape) if entry in table.words else local_box(tensor)
+        for entry, tensor in table.held.items()
+    }
+    return {entry: _holding(tensor, boxes[entry], id(tensor) in replicated) for entry, tensor in table.held.items()}
 
 
-def _holding(tensor: torch.Tensor, replicated: bool) -> Holding:
-    return Holding(local_box(tensor), mesh_dimensions(tensor) | (frozenset({"dp"}) if replicated else frozenset()))
+def _holding(tensor: torch.Tensor, box: Box, replicated: bool) -> Holding:
+    return Holding(box, mesh_dimensions(tensor) | (frozenset({"dp"}) if replicated else frozenset()))
 
 
 def _is_replicated(part: torch.nn.Module) -> bool:

@@ -1,0 +1,120 @@
+"""Buffers and parameters in no group: whatever they hold is legal, goes to joiners bit for bit, and is the script's then."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+from clusters import local_cluster
+from torch import nn
+
+from pushpull.protos.errors import NonFiniteError
+from pushpull.worker import Worker
+
+KINDS: dict[str, Callable[[], torch.Tensor]] = {
+    "minus infinity": lambda: torch.full((4, 4), float("-inf")).triu(1),
+    "not a number": lambda: torch.full((3,), float("nan")),
+    "a payload in a NaN": lambda: torch.tensor([0x7F800001, -1, 0x7FC12345], dtype=torch.int32).view(torch.float32),
+    "both zeros": lambda: torch.tensor([0.0, -0.0]),
+    "denormal": lambda: torch.tensor([1e-42]),
+    "integers": lambda: torch.arange(-5, 6),
+    "one integer": lambda: torch.tensor(123456789012345),
+    "bytes": lambda: torch.arange(7, dtype=torch.uint8),
+    "truth": lambda: torch.ones(5, 3, dtype=torch.bool).tril(),
+    "complex": lambda: torch.tensor([1 + 2j, complex("inf"), complex("nan")]),
+    "float64": lambda: torch.tensor([1 / 3, 1e300], dtype=torch.float64),
+    "bfloat16": lambda: torch.tensor([1.0, float("inf"), 3.0], dtype=torch.bfloat16),
+    "a scalar": lambda: torch.tensor(float("inf")),
+    "empty": lambda: torch.empty(0, 3),
+    "empty integers": lambda: torch.empty(0, dtype=torch.int64),
+    "transposed": lambda: torch.arange(6, dtype=torch.int32).view(2, 3).t(),
+    "more than one block": lambda: torch.arange(3000, dtype=torch.int64),
+}
+
+
+class Net(nn.Module):
+    def __init__(self, buffer: torch.Tensor) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.register_buffer("held", buffer.clone(memory_format=torch.preserve_format))
+        self.register_buffer("own", torch.full((2,), float("nan")), persistent=False)
+        self.frozen = nn.Parameter(torch.tensor([1.0, float("inf")]), requires_grad=False)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.linear(batch)
+        return output
+
+
+def bits(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pull_codec", ["fp32", "bf16", "int8"])
+def test_trains_keeps_its_values_and_hands_them_on_by_bits(kind: str, pull_codec: str) -> None:
+    held = KINDS[kind]()
+    joined, trained = threading.Event(), threading.Event()
+
+    def optimizer_of(worker: Worker, model: Net) -> torch.optim.Optimizer:
+        return worker.optimizer(model, torch.optim.SGD, params=model.linear.parameters(), lr=0.1)
+
+    def first(worker: Worker) -> bytes:
+        model = Net(held)
+        optimizer = optimizer_of(worker, model)
+        before = model.linear.weight.detach().clone()
+        for _ in range(2):
+            model(torch.ones(2, 4)).sum().backward()
+            optimizer.step()
+        assert not torch.equal(model.linear.weight, before)
+        assert bool(torch.isinf(model.frozen[1]))
+        with worker.pause():
+            trained.set()
+            assert joined.wait(60)
+        return bits(model.held)
+
+    def second(worker: Worker) -> bytes:
+        assert trained.wait(60)
+        model = Net(torch.zeros_like(held))
+        model.frozen.data.zero_()
+        optimizer_of(worker, model)
+        joined.set()
+        assert model.frozen.tolist() == [1.0, float("inf")]
+        return bits(model.held)
+
+    with local_cluster(pull_codec=pull_codec, block_elements=1000) as cluster:
+        one, other = cluster.train(first, second)
+    assert one == other == bits(held)
+
+
+def test_a_parameter_in_a_group_still_has_to_be_finite_and_is_named() -> None:
+    def body(worker: Worker) -> None:
+        model = Net(torch.zeros(2))
+        model.linear.bias.data[1] = float("inf")
+        worker.optimizer(model, torch.optim.SGD, params=model.linear.parameters(), lr=0.1)
+
+    with local_cluster() as cluster, pytest.raises(NonFiniteError, match=r"linear\.bias is not finite"):
+        cluster.train(body)
+
+
+def test_what_the_script_moves_survives_a_rejoin() -> None:
+    """A teacher that follows the student, and statistics, are not those that were sent at the start."""
+
+    def body(worker: Worker) -> None:
+        student, teacher, norm = nn.Linear(4, 4), nn.Linear(4, 4), nn.BatchNorm1d(4)
+        model = nn.ModuleList([student, teacher, norm])
+        trained = [*student.parameters(), *norm.parameters()]
+        optimizer = worker.optimizer(model, torch.optim.SGD, params=trained, lr=0.1)
+        for _ in range(3):
+            norm(student(torch.randn(8, 4))).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            for mine, theirs in zip(teacher.parameters(), student.parameters(), strict=True):
+                mine.data.lerp_(theirs.data, 0.1)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        optimizer.rejoin()
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, before[name]), name
+        assert int(norm.num_batches_tracked) == 3
+
+    with local_cluster() as cluster:
+        cluster.train(body)
