@@ -13,12 +13,13 @@ CONTAINER_PACKAGES := podman buildah runc netavark aardvark-dns iptables uidmap 
 PACKAGES := protos compression ps_server worker deploy benchmarks
 
 .PHONY: help demo test test-containers container-programs test-accuracy test-large test-plan test-convergence test-kubernetes
-.PHONY: fuzz fuzz-coverage lint types protos dashboards links clean
+.PHONY: test-bare fuzz fuzz-coverage lint types protos dashboards links clean
 
 help:
 	@echo "make demo     train a small GPT with 2 servers and 2 workers on this machine"
 	@echo "make test     lint, type checks and all tests; make test-large: a model of 200 million parameters, minutes"
 	@echo "make test-containers  image, Compose, Kubernetes and monitoring, with podman; as root it installs what is missing: minutes"
+	@echo "make test-bare  all tests in a container that has Python and no other program: which need more, and do they say so? half an hour"
 	@echo "make test-accuracy  the digits example in every mode with every codec, minutes"
 	@echo "make test-plan  predicted bytes and memory beside those of real runs, minutes"
 	@echo "make test-convergence     local updates against a push every step, on a small GPT: minutes"
@@ -41,6 +42,11 @@ test-accuracy: $(READY)
 test-containers: $(READY) container-programs
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(CONTAINER_EXTRAS)]'
 	$(BIN)/pytest -m "not slow" --durations=5 $(wildcard tests/containers tests/monitoring tests/kubernetes)
+
+# Half an hour: the suite where nothing is installed but Python. Tests that need a program skip there and name it. More of
+# pytest's words in BARE; BARE='--packages "iproute2" --privileged tests/deploy' is a machine that has a part of them.
+test-bare: $(READY) container-programs
+	$(BIN)/python tests/bare/run.py $(BARE)
 
 container-programs:
 	@missing=""; for package in $(CONTAINER_PACKAGES); do \
