@@ -13,7 +13,7 @@ CONTAINER_PACKAGES := podman buildah runc netavark aardvark-dns iptables uidmap 
 PACKAGES := protos compression ps_server worker deploy benchmarks
 
 .PHONY: help demo test test-containers container-programs test-accuracy test-large test-plan test-convergence test-kubernetes
-.PHONY: test-bare fuzz fuzz-coverage lint types protos dashboards links clean
+.PHONY: test-bare fuzz fuzz-coverage lint types protos dashboards links clean test-cuts
 
 help:
 	@echo "make demo     train a small GPT with 2 servers and 2 workers on this machine"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-containers  image, Compose, Kubernetes and monitoring, with podman; as root it installs what is missing: minutes"
 	@echo "make test-bare  all tests in a container that has Python and no other program: which need more, and do they say so? half an hour"
 	@echo "make test-accuracy  the digits example in every mode with every codec, minutes"
+	@echo "make test-cuts  links between workers and servers cut, in network namespaces, as root; minutes"
 	@echo "make test-plan  predicted bytes and memory beside those of real runs, minutes"
 	@echo "make test-convergence     local updates against a push every step, on a small GPT: minutes"
 	@echo "make test-kubernetes      the Helm chart: renders it and checks what it makes, without a cluster"
@@ -60,6 +61,10 @@ container-programs:
 # Minutes, and about 14 GiB of memory: a model of 200 million parameters, tensors of 10^9 elements.
 test-large: $(READY)
 	$(BIN)/pytest -m slow -s tests/training/test_large_model.py tests/compression/test_huge_tensors.py
+
+# Minutes, as root: every link between a worker and a server cut for a while, on hosts in network namespaces.
+test-cuts: $(READY)
+	$(BIN)/pytest -m slow -s tests/training/test_cuts.py
 
 # Minutes: what `pushpull plan` predicts beside what real processes count and need.
 test-plan: $(READY)

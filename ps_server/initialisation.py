@@ -1,6 +1,7 @@
 """The right to give the servers their first values. Pure; owned by the registrar."""
 
 from ..protos.registrar_pb2 import EnrolRequest, EnrolResponse, Initialise, Origin
+from .contacts import Contacts
 from .roster import Roster
 from .start import Start
 from .workers import Worker
@@ -9,10 +10,13 @@ from .workers import Worker
 class Initialisation:
     """Invariants: at most one grant is open; grants only grow; `done` never becomes false again."""
 
-    def __init__(self, num_shards: int, start: Start, roster: Roster, patience_seconds: float) -> None:
+    def __init__(
+        self, num_shards: int, start: Start, roster: Roster, contacts: Contacts, patience_seconds: float
+    ) -> None:
         self._num_shards = num_shards
         self._start = start
         self._roster = roster
+        self._contacts = contacts
         self._patience_seconds = patience_seconds
         """How long a holder may take while others could do it; 0 is for ever."""
         self._grant = 0
@@ -43,7 +47,8 @@ class Initialisation:
     def offer(self, now: float, worker: Worker, request: EnrolRequest) -> tuple[EnrolResponse, Initialise | None]:
         """What an enrolled worker is told, and the order that opens a grant for it, if one does."""
         order = None
-        if self._is_free(now, worker) and self._start.may_initialise(now, worker, self._roster):
+        if self._falls_to(now, worker):
+            self._contacts.expect(worker.incarnation, worker.num_ranks)
             self._grant, self._holder, self._granted_at = self._grant + 1, worker.incarnation, now
             self._shards.clear()
             self._brought = Origin(incarnation=worker.incarnation, who=worker.origin, values=request.values)
@@ -67,12 +72,13 @@ class Initialisation:
         if self._holder == incarnation and not self.done:
             self._holder = None
 
-    def _is_free(self, now: float, worker: Worker) -> bool:
-        """Nobody has the grant, or somebody lives with it and does not come to the end."""
+    def _falls_to(self, now: float, worker: Worker) -> bool:
+        """Nobody has the grant and it is this worker's turn, or somebody lives with it and does not come to the end."""
         if self._holder is None:
-            return True
+            return self._start.may_initialise(now, worker, self._roster)
         taking_long = 0 < self._patience_seconds < now - self._granted_at
-        return taking_long and self._holder != worker.incarnation
+        overdue = taking_long or self._contacts.too_long_silence(self._holder) is not None
+        return overdue and self._holder != worker.incarnation and not worker.observer
 
 
 def without_values(origin: Origin | None) -> Origin | None:

@@ -65,7 +65,11 @@ class Registrar:
         self._start = Start(settings)
         self._enrolment = Enrolment(num_shards, settings)
         self.examine = self._enrolment.examine
-        self._initialisation = Initialisation(num_shards, self._start, self._roster, settings.progress_timeout_seconds)
+        self.contacts = Contacts(num_shards, SHARD_BEAT_SECONDS, settings.lease_seconds)
+        """Which shard has not heard of whom; to be read only."""
+        self._initialisation = Initialisation(
+            num_shards, self._start, self._roster, self.contacts, settings.progress_timeout_seconds
+        )
         self.origin = self._initialisation.origin
         self.is_first = FirstWorker(self._roster, self._initialisation).is_first
         policy = policy_for(settings)
@@ -73,8 +77,6 @@ class Registrar:
         self._dealer = DataDealer(in_turns=self._rounds is not None)
         self._closing = RoundClosing(self._rounds, self._roster, self._dealer)
         self._sharing = Sharing(self._roster, self._rounds, self._dealer)
-        self.contacts = Contacts(num_shards, SHARD_BEAT_SECONDS, settings.lease_seconds)
-        """Which shard has not heard of whom; to be read only."""
         self._progress = Progress(self._roster, self._rounds, self._dealer, self.contacts, self._activate)
         self._suspensions = Suspensions(settings, policy, self._roster, self._rounds, self._dealer, self.contacts)
         self._view_number = 0

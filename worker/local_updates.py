@@ -299,6 +299,7 @@ class LocalUpdates(torch.optim.Optimizer):
             num_samples=window.num_samples,
             lots=[lot.id for lot in data.lots],
             skip=window.num_samples == 0,
+            idle=window.num_steps == 0,
             reduced=True,
         )
         try:

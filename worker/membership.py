@@ -189,7 +189,7 @@ class Membership:
 
     def _still_suspended(self) -> bool:
         """Asks: a step that came late may have made this worker count again since the newest heartbeat."""
-        with contextlib.suppress(grpc.RpcError):
+        with contextlib.suppress(grpc.RpcError, ValueError):  # ValueError: the channel was closed under this call
             self._heartbeat.beat()
         return bool(self._heartbeat.suspended)
 

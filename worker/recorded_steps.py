@@ -57,7 +57,7 @@ class RecordedSteps:
     def skip(self, groups: Sequence[ParameterGroup]) -> bool:
         """Takes part in the next round, or clock, without data, and pulls; False if there was nothing new."""
         received = self.bytes_received
-        self.take(StepRequest(gradients={}, groups=groups, num_samples=0.0, skip=True))
+        self.take(StepRequest(gradients={}, groups=groups, num_samples=0.0, skip=True, idle=True))
         return self.bytes_received > received
 
     def push_values(self, groups: Sequence[ParameterGroup]) -> None:

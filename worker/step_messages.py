@@ -27,6 +27,8 @@ class StepRequest:
     unchanged: bool = True
     """False: gradients may have changed since backward without a trace."""
     skip: bool = False
+    idle: bool = False
+    """It skips because it has no data and waits for others."""
     reduced: bool = False
     """They are the worker's already, alike on every rank that holds them."""
     void: bool = False
@@ -101,6 +103,7 @@ def commit_of(
         round=round_number,
         lots=request.lots if shard == 0 else (),
         traceparent=request.traceparent,
+        idle=request.idle and not frames.apply,
     )
 
 

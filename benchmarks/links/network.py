@@ -21,6 +21,7 @@ from .link import Link
 
 DEVICE = "wan0"
 _SUBNET = "10.78.0"
+_NOWHERE = "nowhere"
 _START_SECONDS = 30.0
 _POLL_SECONDS = 0.02
 _QUEUE = "100ms"
@@ -106,6 +107,23 @@ class Network:
         """Ends some of what runs, at once."""
         self._family.stop(children, 0.0, lambda: True)
 
+    def cut(self, one: Host, other: Host) -> None:
+        """From now on nothing that one of these hosts sends arrives at the other; nobody is told. All else goes on.
+
+        For hosts without a link.
+        """
+        for host, unheard in ((one, other), (other, one)):
+            _on(
+                host,
+                f"tc filter add dev {DEVICE} parent ffff: protocol ip prio {_priority(unheard)} u32 match ip src "
+                f"{unheard.address}/32 action mirred egress redirect dev {_NOWHERE}",
+            )
+
+    def mend(self, one: Host, other: Host) -> None:
+        """Ends a cut."""
+        for host, unheard in ((one, other), (other, one)):
+            _on(host, f"tc filter del dev {DEVICE} parent ffff: prio {_priority(unheard)}")
+
     @property
     def guard_fd(self) -> int:
         """See `Family.guard_fd`."""
@@ -158,6 +176,9 @@ class Network:
         for assignment in self._tcp.sysctls:
             _on(host, f"sysctl -q -w {assignment}")
         if host.link is None:
+            # what arrives from hosts that this one is cut off from is sent to a device that stays down
+            _on(host, f"tc qdisc add dev {DEVICE} ingress")
+            _on(host, f"ip link add {_NOWHERE} type ifb")
             return
         # What leaves is shaped on the device, what arrives on a device behind it.
         burst = max(32_000, int(host.link.rate_mbits * 1e6 / 8 / 250))
@@ -172,6 +193,11 @@ class Network:
             f"tc filter add dev {DEVICE} parent ffff: protocol all u32 match u32 0 0 "
             "action mirred egress redirect dev arriving",
         )
+
+
+def _priority(host: Host) -> int:
+    """Of the filter for what comes from this host."""
+    return 100 + int(host.address.rpartition(".")[2])
 
 
 def _on(host: Host, command: str) -> None:

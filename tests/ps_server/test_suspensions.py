@@ -6,6 +6,8 @@ from registrar_script import Key, Script, two_active
 from pushpull.protos.registrar_pb2 import (
     DealRequest,
     DealResponse,
+    EnrolResponse,
+    PlanInstalled,
     ShardReport,
     StepSettled,
     WorkerReport,
@@ -198,6 +200,34 @@ class TestContacts:
         contacts.expect(7, num_ranks=1)
         contacts.report(0.0, 0, WorkersAlive(incarnations=[7, 8], ranks=[9, 0]))
         assert contacts.too_long_silence(8) is None
+
+
+class TestInitialising:
+    def holding(self, **settings: object) -> tuple[HeardScript, Key, Key]:
+        script = HeardScript(**settings)
+        script.obey = False
+        first, second = script.join(), script.join()
+        for key in (first, second):
+            script.enrol(key)
+        script.report(ShardReport(plan_installed=PlanInstalled()), (0, 1))
+        assert script.enrol(first).grant == 1
+        assert script.enrol(second).state == EnrolResponse.STATE_WAIT
+        return script, first, second
+
+    def test_one_that_is_cut_off_from_a_shard_is_waited_for_as_long_as_the_lease(self) -> None:
+        script, first, second = self.holding(lease_seconds=3)
+        script.deaf = frozenset({(1, first[0])})
+        script.at(2.5, first, second)
+        assert script.enrol(second).state == EnrolResponse.STATE_WAIT
+        script.at(5.0, first, second)
+        assert script.enrol(second).grant == 2
+
+    def test_one_that_hangs_is_waited_for_as_long_as_progress_may_take(self) -> None:
+        script, first, second = self.holding(progress_timeout_seconds=5)
+        script.at(4.5, first, second)
+        assert script.enrol(second).state == EnrolResponse.STATE_WAIT
+        script.at(5.5, first, second)
+        assert script.enrol(second).grant == 2
 
 
 class TestEmptyRounds:

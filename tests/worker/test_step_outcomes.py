@@ -1,5 +1,7 @@
 """What becomes of a step, and what of the optimizer is saved."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from pushpull.protos.common_pb2 import Mode
 from pushpull.protos.errors import NonFiniteError
 from pushpull.protos.shard_pb2 import Outcome, Verdict
 from pushpull.worker import Worker, connect
+from pushpull.worker.step_messages import StagedFrames, StepRequest, commit_of
 
 from .fake_servers import FakeServers
 from .small_model import backward, small_model, spoil, values_of
@@ -117,3 +120,11 @@ class TestState:
         state["pushpull"] |= {"plan": "other", "memory": {0: {"residual": torch.ones(3)}}}
         optimizer.load_state_dict(state)
         assert "belong to another model" in caplog.text
+
+
+@pytest.mark.parametrize(("request_fields", "idle"), [({"idle": True}, True), ({}, False)])
+def test_only_who_has_no_data_says_that_it_idles(request_fields: dict[str, bool], idle: bool) -> None:
+    request = StepRequest(gradients={}, groups=[], num_samples=0.0, skip=True, **request_fields)
+    nothing = StagedFrames(attempt=1, blocks=[[]], absent=[[]], apply=False)
+    assert commit_of(0, request, nothing, [], (1, 1)).idle is idle
+    assert not commit_of(0, request, replace(nothing, apply=True), [], (1, 1)).idle
