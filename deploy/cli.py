@@ -197,7 +197,9 @@ def worker(
     servers: Servers,
     script: Script,
     arguments: Arguments = None,
-    worker_id: Annotated[int | None, typer.Option("--id", min=0, help="This worker's id; default: a free one.")] = None,
+    worker_id: Annotated[
+        int | None, typer.Option("--id", min=0, max=2**31 - 1, help="This worker's id; default: a free one.")
+    ] = None,
     metrics_listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Prometheus endpoint; empty = none.")
     ] = "127.0.0.1:0",

@@ -25,6 +25,8 @@ LOCAL_RANK_VARIABLE = "LOCAL_RANK"
 """Set by torchrun and by `pushpull launch` for every rank of a worker."""
 
 ANY_WORKER_ID = -1
+MOST_NUMBER = 2**31 - 1
+"""Of a worker or a rank: what messages hold."""
 PATIENCE_SECONDS = 60.0
 
 
@@ -125,19 +127,16 @@ def _patience_seconds(seconds: float | None, variables: Mapping[str, str]) -> fl
 
 def _number(name: str, variables: Mapping[str, str], default: int) -> int:
     text = variables.get(name, "")
-    if text and not text.isdigit():
-        raise SettingError(f"{name}={text!r} is not a whole number of at least 0")
-    return int(text) if text else default
+    if not text:
+        return default
+    if not text.isascii() or not text.isdigit() or len(text) > 10 or int(text) > MOST_NUMBER:
+        raise SettingError(f"{name}={text!r} is not a whole number from 0 to {MOST_NUMBER}")
+    return int(text)
 
 
 def _worker_id(worker_id: int | None, variables: Mapping[str, str]) -> int:
     if worker_id is None:
-        text = variables.get(WORKER_ID_VARIABLE, "")
-        if not text:
-            return ANY_WORKER_ID
-        if not text.isdigit():
-            raise SettingError(f"{WORKER_ID_VARIABLE}={text!r} is not a whole number of at least 0")
-        return int(text)
-    if worker_id < 0:
-        raise SettingError(f"worker_id={worker_id} must be at least 0; leave it out to get a free one")
+        return _number(WORKER_ID_VARIABLE, variables, ANY_WORKER_ID)
+    if not 0 <= worker_id <= MOST_NUMBER:
+        raise SettingError(f"worker_id={worker_id} is not from 0 to {MOST_NUMBER}; leave it out to get a free one")
     return worker_id

@@ -40,6 +40,11 @@ class TestConfig:
             ({"PUSHPULL_SERVERS": "nowhere"}, "PUSHPULL_SERVERS: 'nowhere' is not host:port"),
             ({"PUSHPULL_SERVERS": "a:99999"}, "host:port"),
             ({"PUSHPULL_SERVERS": "a:1", "PUSHPULL_WORKER_ID": "one"}, "PUSHPULL_WORKER_ID"),
+            ({"PUSHPULL_SERVERS": "a:1", "PUSHPULL_WORKER_ID": "\u0661"}, "PUSHPULL_WORKER_ID"),
+            ({"PUSHPULL_SERVERS": "a:1", "PUSHPULL_WORKER_ID": str(2**31)}, "PUSHPULL_WORKER_ID"),
+            ({"PUSHPULL_SERVERS": "a:1", "WORLD_SIZE": "9" * 5000}, "WORLD_SIZE"),
+            ({"PUSHPULL_SERVERS": "a:1,a:1"}, "PUSHPULL_SERVERS: a:1 is named twice"),
+            ({"PUSHPULL_SERVERS": "a:1", "PUSHPULL_PATIENCE_SECONDS": "nan"}, "PUSHPULL_PATIENCE_SECONDS=nan"),
             ({"PUSHPULL_SERVERS": "a:1", "PUSHPULL_PATIENCE_SECONDS": "0"}, "PUSHPULL_PATIENCE_SECONDS=0"),
         ],
     )
