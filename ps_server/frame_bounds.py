@@ -10,6 +10,8 @@ from .blocks import OwnedBlock
 from .config import JobSettings
 
 INITIAL_CODEC = "fp32"
+LEAST_ROOM_BYTES = 1 << 17
+"""Of values that a step may bring, however small its gradients are; part of the wire contract."""
 
 
 class FrameBounds:
@@ -22,8 +24,8 @@ class FrameBounds:
         self._pushed = {b.block_id: tables[b.parameter_index].frame_bound(b.num_elements) for b in blocks}
         self._initial = {b.block_id: initial.frame_bound(b.num_elements) for b in blocks}
         reserved = sum(self._pushed[block.block_id] for block in blocks if block.group >= 0)
-        self.most_value_bytes = max([reserved, *self._initial.values()])
-        """Of frames of values in a step: what is reserved for its gradients, or one block if that is larger."""
+        self.most_value_bytes = max([reserved, LEAST_ROOM_BYTES, *self._initial.values()])
+        """Of frames of values in a step: what is reserved for its gradients, but room for one block at least."""
         self._codecs = {b.block_id: tables[b.parameter_index].spec for b in blocks}
 
     def check_pushed(self, block_id: int, num_bytes: int) -> None:

@@ -51,6 +51,11 @@ class HeldValues:
         """Values are about to come."""
         self._memory.refresh()
 
+    @property
+    def complete_before(self) -> bool:
+        """Whether everything was there once."""
+        return self._complete
+
     def complete(self) -> None:
         """All values that were asked for are here: makes them visible to autograd."""
         self._memory.publish()

@@ -28,6 +28,10 @@ class OnDemand:
         self._own = model.blocks
         self.entries = _matching(model.plan.entries[: model.num_parameters], patterns)
         """All that are on demand."""
+        self.local = frozenset(e for e, entry in enumerate(model.plan.entries) if entry.group < 0)
+        """What no optimizer touches: asked for once, at the start, and the script's own afterwards."""
+        self.named = self.entries | self.local
+        """Sent only when a pull names them."""
         self.others = frozenset(range(len(model.plan.entries))) - self.entries
         self._fetched: frozenset[int] = frozenset()
 
@@ -42,13 +46,14 @@ class OnDemand:
         unwanted = self._ranks.smallest([int(entry not in entries) for entry in candidates])
         return frozenset(entry for entry, missing in zip(candidates, unwanted, strict=True) if not missing)
 
-    def pulls(self, entries: Collection[int], held: HeldValues) -> dict[int, Pull]:
-        """What this rank asks each shard for; nothing of shards that have none of its blocks."""
+    def pulls(self, entries: Collection[int], held: HeldValues | None) -> dict[int, Pull]:
+        """What this rank asks each shard for; nothing of shards that have none of its blocks. None: nothing is held."""
         pulls: dict[int, Pull] = {}
         for shard, owned in enumerate(self._own.blocks_of_shard):
             blocks = [number for number in owned if self._own.blocks[number].entry in entries]
             if blocks:
-                pulls[shard] = Pull(blocks=blocks, base_versions=held.versions_of(blocks))
+                versions = [] if held is None else held.versions_of(blocks)
+                pulls[shard] = Pull(blocks=blocks, base_versions=versions)
         return pulls
 
     def fetched(self, entries: Collection[int]) -> None:

@@ -32,8 +32,10 @@ class Pulls:
         self._num_pulls = 0
 
     def everything(self, shards: ShardGroup) -> None:
-        """Of a new incarnation: all but what is on demand, whatever is held."""
+        """Of a new incarnation: all but what is on demand, whatever is held; what no optimizer touches, the first time."""
         self._held.forget(self._on_demand.blocks)
+        if not self._held.complete_before:
+            self._ask(shards, self._on_demand.pulls(self._on_demand.local, None))
         answers = self._ask(shards, {shard: Pull() for shard in range(len(shards.clients))})
         self._complete(self._on_demand.others)
         self._take_position(answers.values())

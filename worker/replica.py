@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -18,6 +19,7 @@ from .followed_values import receiver_for
 from .gradient_encoder import encoders_of, step_seed
 from .greeting import greetings
 from .held_values import HeldValues
+from .local_state import LocalState
 from .membership import Membership
 from .on_demand import OnDemand
 from .open_exchange import OpenStep
@@ -81,6 +83,7 @@ class Replica:
         self._staging = StepStaging(model, self._on_demand, self._stager, settings.clip_norm)
         self._bounds = encoding.bounds
         self.changes = ChangedValues(model)
+        self._local_state = LocalState(model, encoding.bounds, lambda: membership.is_first)
         self._shards = self._new_shards()
         self._active = False
         self._interrupted = False
@@ -255,7 +258,7 @@ class Replica:
     # ---- life ----
 
     def _new_shards(self, traffic_before: tuple[int, int, int] = (0, 0, 0)) -> ShardGroup:
-        hellos = greetings(self._membership, self._model, self._on_demand.entries)
+        hellos = greetings(self._membership, self._model, self._on_demand.named)
         return ShardGroup(self.job, hellos, self._held.take, self._membership.job_is_over, traffic_before)
 
     def _enrol_and_pull(self) -> None:
@@ -324,24 +327,31 @@ class Replica:
         for _ in range(PUSH_ATTEMPTS):
             try:
                 self._counts()
-                if self._exchange(request, lambda: self._send_values(push)) is StepKind.APPLIED:
+                if (
+                    self._exchange(request, lambda: self._with_values(self._staging.without_gradients(), push))
+                    is StepKind.APPLIED
+                ):
                     return kind
             except ExpiredError as error:
                 self._come_back(error)
                 kind = StepKind.EXPIRED
-        raise RefusedError(
-            f"the values were not taken in {PUSH_ATTEMPTS} attempts: every round closed before they came"
-        )
+        raise RefusedError(f"the values were not taken in {PUSH_ATTEMPTS} attempts: rounds closed before they came")
 
-    def _send_values(self, push: ValuePush) -> StagedFrames:
-        attempt = self._stager.abandon()
-        messages = self._ranks.together(lambda: push.messages(self._step + 1, attempt, self._message_bytes))
-        for shard, message in messages:
+    def _with_values(self, frames: StagedFrames, push: ValuePush) -> StagedFrames:
+        """Sends values behind the gradients of a step, or in the place of any."""
+        if not frames.apply:
+            return frames
+        step, size = self._step + 1, self._message_bytes
+        for shard, message in self._ranks.together(lambda: push.messages(step, frames.attempt, size)):
             self._shards.send(shard, message)
-        return StagedFrames.of_values(self._own, attempt, push.num_blocks())
+        return replace(frames, num_values=push.num_blocks())
 
     def _take_step(self, request: StepRequest) -> StepKind:
-        return self._exchange(request, lambda: self._staging.stage(request))
+        local = self._local_state.due()
+        kind = self._exchange(request, lambda: self._with_values(self._staging.stage(request), local))
+        if kind is StepKind.APPLIED:
+            self._local_state.sent(local)
+        return kind
 
     def _exchange(self, request: StepRequest, stage: Callable[[], StagedFrames]) -> StepKind:
         started = time.perf_counter()

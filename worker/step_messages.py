@@ -1,7 +1,7 @@
 """What a step says to the shards, and what their answers mean together. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -73,10 +73,9 @@ class StagedFrames:
         return cls(attempt=staged.attempt, blocks=blocks, absent=absent, apply=True, scale=scale)
 
     @classmethod
-    def of_values(cls, own: RankBlocks, attempt: int, num_values: Sequence[int]) -> "StagedFrames":
-        """A step that replaces values and has no gradients."""
-        staged = StagedStep(attempt, frozenset(), 0.0)
-        return replace(cls.of_gradients(own, staged, 1.0), num_values=num_values)
+    def of_values(cls, own: RankBlocks, attempt: int) -> "StagedFrames":
+        """A step that is applied and has no gradients."""
+        return cls.of_gradients(own, StagedStep(attempt, frozenset(), 0.0), 1.0)
 
 
 def clipping_factor(clip_norm: float | None, squares: float) -> float:

@@ -45,6 +45,10 @@ class StepStaging:
         self.gradient_norm = None if self._clip_norm is None else squares**0.5
         return StagedFrames.of_gradients(self._own, staged, clipping_factor(self._clip_norm, squares))
 
+    def without_gradients(self) -> StagedFrames:
+        """A step that is applied and has none: for values that replace others. What was sent early is dropped."""
+        return StagedFrames.of_values(self._own, self._stager.abandon())
+
     def _finish(
         self, gradients: Mapping[int, torch.Tensor], request: StepRequest, factors: float
     ) -> tuple[StagedStep, NonFiniteError | None]:

@@ -122,6 +122,10 @@ class TensorMemory:
         ((_, values),) = values_of_blocks(self._local(block.entry), [block])
         return values
 
+    def note(self, block: PlanBlock, values: Floats) -> None:
+        """These values, which `values` gave, count as written: `changed` is to say what differs from them."""
+        self._checksums[block.id] = checksum(values)
+
     def _checksums_of(self, entry: int, blocks: Sequence[PlanBlock]) -> Iterator[tuple[PlanBlock, int]]:
         tensor = self._local(entry)
         if entry in self._words:

@@ -1,6 +1,6 @@
 """Values that the script has put into the model, on their way to become the servers' own."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .plan import PlanBlock
@@ -9,6 +9,9 @@ from .ranks.rank_blocks import RankBlocks
 from .tensor_memory import Floats, TensorMemory
 from .value_messages import frame_bytes, gathered
 from .wire import frames_message
+
+LEAST_ROOM_BYTES = 1 << 17
+"""Of values that a shard takes in a step; part of the wire contract."""
 
 
 @dataclass(frozen=True)
@@ -46,26 +49,33 @@ def value_pushes(model: RankModel, changed: Iterable[PlanBlock], bounds: Sequenc
     A shard has room for one step of each worker, encoded as gradients are; `bounds` are most bytes of each block's frame then.
     """
     own = model.blocks
-    pushes = [ValuePush(own, step) for step in _steps(own, model.memory, changed, bounds)]
+    pushes = [ValuePush(own, step) for step in steps_of(own, model.memory, changed, bounds)]
     most = -model.ranks.smallest([-len(pushes)])[0]
     return pushes + [ValuePush(own)] * (most - len(pushes))
 
 
-def _steps(
-    own: RankBlocks, memory: TensorMemory, changed: Iterable[PlanBlock], bounds: Sequence[int]
-) -> list[tuple[tuple[PlanBlock, Floats], ...]]:
+def room_of_step(own: RankBlocks, bounds: Sequence[int]) -> list[int]:
+    """Bytes of values of this rank that each shard takes in a step: as many as of its gradients, or LEAST_ROOM_BYTES."""
     room = [0] * own.num_shards
     for block in own.blocks.values():
         room[block.shard] += bounds[block.id] if own.entries[block.entry].group >= 0 else 0
-    steps: list[list[tuple[PlanBlock, Floats]]] = []
-    left = [0] * own.num_shards
+    return [max(bytes_of_shard, LEAST_ROOM_BYTES) for bytes_of_shard in room]
+
+
+def steps_of(
+    own: RankBlocks, memory: TensorMemory, changed: Iterable[PlanBlock], bounds: Sequence[int]
+) -> Iterator[tuple[tuple[PlanBlock, Floats], ...]]:
+    """Copies of what these blocks hold now, in the portions that a step has room for."""
+    room = room_of_step(own, bounds)
+    left, portion = list(room), list[tuple[PlanBlock, Floats]]()
     for block in changed:
         if block.id not in own.blocks:
             continue  # a copy: its owner pushes it
         size = frame_bytes(block)
-        if not steps or size > left[block.shard]:
-            steps.append([])
-            left = list(room)
+        if portion and size > left[block.shard]:
+            yield tuple(portion)
+            left, portion = list(room), []
         left[block.shard] -= size
-        steps[-1].append((block, memory.values(block).copy()))
-    return [tuple(step) for step in steps]
+        portion.append((block, memory.values(block).copy()))
+    if portion:
+        yield tuple(portion)

@@ -118,3 +118,100 @@ def test_what_the_script_moves_survives_a_rejoin() -> None:
 
     with local_cluster() as cluster:
         cluster.train(body)
+
+
+# ---- the newest, for who joins later ----
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 1))
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("local_updates", [False, True])
+def test_a_late_joiner_gets_the_newest_running_statistics_and_teacher(mode: str, local_updates: bool) -> None:
+    joined, trained = threading.Event(), threading.Event()
+    batch = torch.randn(64, 8, generator=torch.Generator().manual_seed(0)) * 3 + 5
+
+    def body(worker: Worker, num_steps: int) -> dict[str, torch.Tensor]:
+        model = nn.ModuleDict({"student": net(), "teacher": nn.Linear(2, 2)})
+        student = model["student"]
+        if local_updates:
+            inner = torch.optim.SGD(student.parameters(), lr=0.01)
+            optimizer: torch.optim.Optimizer = worker.local_updates(model, inner, every=5)
+        else:
+            optimizer = worker.optimizer(model, torch.optim.SGD, params=student.parameters(), lr=0.01)
+        for _ in range(num_steps):
+            optimizer.zero_grad()
+            student(batch).square().mean().backward()
+            model["teacher"].weight.data.add_(1.0)
+            optimizer.step()
+        return {name: value.clone() for name, value in model.state_dict().items()}
+
+    def first(worker: Worker) -> dict[str, torch.Tensor]:
+        state = body(worker, 20)
+        with worker.pause():
+            trained.set()
+            assert joined.wait(60)
+        return state
+
+    def second(worker: Worker) -> dict[str, torch.Tensor]:
+        assert trained.wait(60)
+        state = body(worker, 0)
+        joined.set()
+        return state
+
+    with local_cluster(mode=mode) as cluster:
+        expected, got = cluster.train(first, second)
+    for name, value in expected.items():
+        assert torch.equal(got[name], value), name
+    assert int(got["student.1.num_batches_tracked"]) == 20
+
+
+def test_only_one_worker_sends_them_and_everybody_keeps_its_own() -> None:
+    def body(worker: Worker) -> tuple[torch.Tensor, torch.Tensor]:
+        model = net()
+        optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.01)
+        for step in range(4):
+            generator = torch.Generator().manual_seed(10 * worker.id + step)
+            model(torch.randn(16, 8, generator=generator) + worker.id).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return model[1].running_mean.clone(), model[0].weight.detach().clone()
+
+    with local_cluster(expected_workers=2) as cluster:
+        (one, weight), (other, other_weight) = cluster.train(body, body)
+        assert torch.equal(weight, other_weight)
+        assert not torch.equal(one, other)
+        sent = [shard.values for shard in (server._engine._loaded().store for server in cluster.servers)]
+        held = torch.cat(sent)
+    assert all(bool((held == value).any()) for value in one)
+
+
+WHOLE = 400_000
+"""Bytes of a buffer far larger than the model's parameters."""
+
+
+def test_large_state_is_sent_rarely_and_all_of_it_in_turn() -> None:
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(2, 2)
+            self.register_buffer("large", torch.zeros(WHOLE // 4))
+
+    def body(worker: Worker) -> int:
+        model = Small()
+        optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.01)
+        before = optimizer._replica.traffic()[0]
+        for _ in range(60):
+            model.large.add_(1.0)
+            model.linear(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+        return optimizer._replica.traffic()[0] - before
+
+    with local_cluster() as cluster:
+        (num_bytes,) = cluster.train(body)
+        values = torch.cat([server._engine._loaded().store.values for server in cluster.servers])
+    assert 2 * WHOLE < num_bytes < 12 * WHOLE
+    assert int((values >= 20.0).sum()) >= 100_000  # all of it, in turn

@@ -84,6 +84,7 @@ class FakeShard:
     values: dict[int, Floats] = field(default_factory=dict)
     versions: dict[int, int] = field(default_factory=dict)
     staged: dict[int, bytes] = field(default_factory=dict)
+    staged_values: dict[int, bytes] = field(default_factory=dict)
     commits: list[Commit] = field(default_factory=list)
     """Every commit that was received, repetitions included."""
     last_outcome: Outcome = field(default_factory=Outcome)
@@ -156,9 +157,11 @@ class FakeShard:
             case "frames":
                 if message.frames.attempt > self._attempt:
                     self.staged.clear()
+                    self.staged_values.clear()
                     self._attempt = message.frames.attempt
                 frames = message.frames
-                self.staged.update(_frames(frames.blocks, frames.lengths, frames.payload))
+                staged = self.staged_values if frames.values else self.staged
+                staged.update(_frames(frames.blocks, frames.lengths, frames.payload))
             case "commit":
                 yield from self._commit(message.commit)
             case "pull":
@@ -188,17 +191,25 @@ class FakeShard:
             self.last_outcome.code, self.last_outcome.message = self.refusal
         if kind == Outcome.KIND_APPLIED:
             assert commit.num_frames == len(self.staged)
+            assert commit.num_values == len(self.staged_values)
+            for block, frame in self.staged_values.items():
+                self.values[block] = self._decoded(block, frame)
+                self.versions[block] += 1
             self._applied.append(commit.step)
             for block, frame in self.staged.items():
                 rate = commit.groups[self._group(block)].numbers["lr"]
                 self.values[block] -= np.float32(rate * commit.scale) * self._decoded(block, frame)
                 self.versions[block] += 1
         self.staged.clear()
+        self.staged_values.clear()
         self._attempt = 0
         self.round += 1
 
     def _pull(self, pull: Pull) -> Iterator[ShardMessage]:
-        base = dict(zip(self._ids(), pull.base_versions, strict=True)) if pull.base_versions else {}
+        asked = pull.blocks or self._ids()
+        base = dict(zip(asked, pull.base_versions, strict=True)) if pull.base_versions else {}
+        if pull.blocks:
+            base |= {block: self.versions[block] for block in self._ids() if block not in asked}
         yield from self._newer(base)
         yield ShardMessage(pull_done=PullDone(request=pull.request, round=self.round, clock=self.round))
 
