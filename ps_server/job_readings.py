@@ -46,6 +46,7 @@ ACTIVE = _gauge("active_workers", "Trainers that count: in rounds, or in the sma
 EXPIRIES = _counter("lease_expiries", "Leases that ran out.")
 FAILURES = _counter("worker_failures", "Workers that ended without leaving cleanly.")
 ROUNDS = _counter("rounds_closed", "Synchronous rounds closed.")
+SAMPLES_GIVEN_UP = _counter("samples_given_up", "Samples that no worker could read, or that workers died of.")
 SPLIT_STEPS = _counter("split_steps", "Steps of lost workers applied on some shards only.")
 
 WORKER_INFO = _gauge(
@@ -82,7 +83,7 @@ WORKER_LOSS = _gauge("job_worker_loss", "Newest loss that the worker's script lo
 
 FAMILIES = (
     *(INFO, PHASE, CLOCK, LAST_PROGRESS, LONGEST_GAP, BOUND, LEASE, PROGRESS_TIMEOUT, EXPECTED, MEMORY_BUDGET),
-    *(STAGING_BUDGET, SHARDS, LINKED, LIVE, ACTIVE, EXPIRIES, FAILURES, ROUNDS, SPLIT_STEPS),
+    *(STAGING_BUDGET, SHARDS, LINKED, LIVE, ACTIVE, EXPIRIES, FAILURES, ROUNDS, SPLIT_STEPS, SAMPLES_GIVEN_UP),
     *(
         WORKER_INFO,
         WORKER_STATE,
@@ -125,6 +126,7 @@ def readings(moment: Moment) -> Iterator[Reading]:
     yield FAILURES, (), registrar.failures
     yield ROUNDS, (), registrar.rounds_closed
     yield SPLIT_STEPS, (), registrar.roster.split_steps
+    yield SAMPLES_GIVEN_UP, (), registrar.sharing.dealer.num_samples_given_up
     live = registrar.roster.trainers()
     active = [worker.clock for worker in live if worker.state == "active"]
     yield LIVE, (), len(live)

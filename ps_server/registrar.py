@@ -76,7 +76,7 @@ class Registrar:
         self._rounds = Rounds(policy, num_shards) if isinstance(policy, Synchronous) else None
         self._dealer = DataDealer(in_turns=self._rounds is not None)
         self._closing = RoundClosing(self._rounds, self._roster, self._dealer)
-        self._sharing = Sharing(self._roster, self._rounds, self._dealer)
+        self.sharing = Sharing(self._roster, self._rounds, self._dealer)
         self._progress = Progress(self._roster, self._rounds, self._dealer, self.contacts, self._activate)
         self._suspensions = Suspensions(settings, policy, self._roster, self._rounds, self._dealer, self.contacts)
         self._view_number = 0
@@ -248,7 +248,7 @@ class Registrar:
             self._maybe_open(now)
             if not self._start.open:
                 return DealResponse(state=DealResponse.STATE_WAIT)
-        return self._sharing.deal(now, request)
+        return self.sharing.deal(now, request)
 
     def leave(
         self,

@@ -43,6 +43,7 @@ from .config import JobSettings
 from .initialisation import without_values
 from .job import job_message
 from .links import JOB_ID_METADATA_KEY, LinkedShard, OrderStream
+from .lot_log import LotLog
 from .metrics import ServerMetrics
 from .order_log import OrderLog
 from .registrar import Registrar
@@ -69,6 +70,7 @@ class RegistrarService(RegistrarServicer):
         self._registrar = Registrar(settings, num_shards, tick_seconds, time.time_ns())
         self._started_at = time.monotonic()
         self._roster_log = RosterLog()
+        self._lot_log = LotLog()
         self._logged: tuple[str, int] | None = None
         self._changed = threading.Condition()
         self._log = OrderLog()
@@ -301,6 +303,7 @@ class RegistrarService(RegistrarServicer):
         if seen != self._logged:
             self._logged = seen
             self._roster_log.observe(self._registrar.phase, self._registrar.roster.take_changed())
+        self._lot_log.observe(self._registrar.sharing.dealer)
         self._changed.notify_all()
 
     def _wait_for_view(self) -> None:

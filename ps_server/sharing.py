@@ -12,15 +12,16 @@ class Sharing:
     """Answers requests of live workers."""
 
     def __init__(self, roster: Roster, rounds: Rounds | None, dealer: DataDealer) -> None:
+        self.dealer = dealer
+        """To be read only."""
         self._roster = roster
         self._rounds = rounds
-        self._dealer = dealer
 
     def deal(self, now: float, request: DealRequest) -> DealResponse:
         """Lots, or what to do without: nobody's round waits for a worker that waits for data."""
         members = self._roster.members
         live = [worker.worker_id for worker in self._roster.trainers()] if request.strided else ()
-        answer = self._dealer.deal(request, members.keys(), live)
+        answer = self.dealer.deal(request, members.keys(), live)
         if answer.lots and request.worker_id not in members:
             self._roster[request.worker_id].last_progress = now  # it takes no steps: this is how it advances
         if self._rounds is not None and answer.state in NOTHING_NOW:
