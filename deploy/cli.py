@@ -38,6 +38,9 @@ Layouts = Annotated[
     typer.Option("--layout", metavar="LAYOUT", help="How ranks split the model: tp2, ... Again for unlike workers."),
 ]
 Servers = Annotated[str, typer.Option("--servers", metavar="HOST:PORT,...", help="Servers, shard 0 first.")]
+Init = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Start from this state_dict instead of a worker's values.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
 LogAs = Annotated[LogFormat, typer.Option("--log-format", envvar=LOG_FORMAT, help="Lines for people, or JSON.")]
 LogFrom = Annotated[LogLevel, typer.Option("--log-level", envvar=LOG_LEVEL, help="The least that is logged.")]
@@ -76,6 +79,7 @@ def launch(
     sets: Sets = None,
     job: JobPath = None,
     as_json: AsJson = False,
+    init: Init = None,
     timeout_seconds: Annotated[float | None, typer.Option(min=0, help="End the run after this time.")] = None,
     log_format: LogAs = LogFormat.TEXT,
     log_level: LogFrom = LogLevel.INFO,
@@ -104,6 +108,7 @@ def launch(
         job=settings.declaring(shape.layout for shape in shapes if shape.layout is not None and shape.num_ranks > 1),
         options=["pushpull", *sys.argv[1 : len(sys.argv) - len(script_words)]],
         script=script_words,
+        init=init,
         timeout_seconds=timeout_seconds,
         logs=logs,
     )
@@ -141,6 +146,7 @@ def server(
     max_workers: Annotated[
         int | None, typer.Option(min=1, help="Worker streams, one for each rank of each worker; default: 128.")
     ] = None,
+    init: Init = None,
     sets: Sets = None,
     job: JobPath = None,
     log_format: LogAs = LogFormat.TEXT,
@@ -184,6 +190,7 @@ def server(
         advertise=place.advertise,
         registrar=place.registrar,
         job=load_job(job, sets or []).settings() if shard == 0 else None,
+        init=init,
         metrics_listen=metrics_listen or None,
         reflection=reflection,
         num_apply_threads=num_apply_threads,

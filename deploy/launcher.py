@@ -39,6 +39,8 @@ class LaunchConfig:
     """`pushpull launch` and its options as they were typed."""
     script: Sequence[str]
     """The script and its arguments."""
+    init: str | None = None
+    """File that the servers take their first values from."""
     timeout_seconds: float | None = None
     """The run fails when it takes longer; None is no limit."""
     logs: LogSettings = DEFAULT_LOGS
@@ -100,6 +102,7 @@ class Launcher:
         command = [*pushpull_command("server"), "--shard", str(shard), "--num-shards", str(self._config.num_servers)]
         command += ["--announce-fd", str(writing), "--guard-fd", str(self._family.guard_fd)]
         command += self._config.logs.options()
+        command += [] if self._config.init is None else ["--init", self._config.init]
         if shard == 0:
             command += [word for assignment in self._config.job.assignments() for word in ("--set", assignment)]
         else:

@@ -555,20 +555,22 @@ class ShardReport(_message.Message):
     def __init__(self, hello: _Optional[_Union[ShardHello, _Mapping]] = ..., plan_installed: _Optional[_Union[PlanInstalled, _Mapping]] = ..., view_installed: _Optional[_Union[ViewInstalled, _Mapping]] = ..., initialised: _Optional[_Union[Initialised, _Mapping]] = ..., staged: _Optional[_Union[StepStaged, _Mapping]] = ..., refused: _Optional[_Union[StepRefused, _Mapping]] = ..., settled: _Optional[_Union[StepSettled, _Mapping]] = ..., alive: _Optional[_Union[WorkersAlive, _Mapping]] = ..., status: _Optional[_Union[ShardStatus, _Mapping]] = ..., norms: _Optional[_Union[BlockNorms, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ...) -> None: ...
 
 class ShardHello(_message.Message):
-    __slots__ = ("shard", "address", "epoch", "last_sequence", "job_id", "has_plan")
+    __slots__ = ("shard", "address", "epoch", "last_sequence", "job_id", "has_plan", "initial_checksum")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     LAST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     HAS_PLAN_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     shard: int
     address: str
     epoch: int
     last_sequence: int
     job_id: str
     has_plan: bool
-    def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., epoch: _Optional[int] = ..., last_sequence: _Optional[int] = ..., job_id: _Optional[str] = ..., has_plan: _Optional[bool] = ...) -> None: ...
+    initial_checksum: str
+    def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., epoch: _Optional[int] = ..., last_sequence: _Optional[int] = ..., job_id: _Optional[str] = ..., has_plan: _Optional[bool] = ..., initial_checksum: _Optional[str] = ...) -> None: ...
 
 class Draining(_message.Message):
     __slots__ = ("address", "failure")

@@ -105,6 +105,8 @@ class ServerConfig:
     """host:port of shard 0; None for shard 0 itself."""
     job: JobSettings | None = None
     """Shard 0 only."""
+    init: str | None = None
+    """File of the first values, the same for every server; None takes a worker's."""
     metrics_listen: str | None = "127.0.0.1:0"
     """host:port of the Prometheus endpoint; None serves none."""
     reflection: bool = False

@@ -78,7 +78,9 @@ class Engine:
         epoch: int,
         fail: Callable[[Exception], None],
         observer: StepObserver,
+        new_shard: Callable[[int, InstallPlan], Shard] = Shard,
     ) -> None:
+        self._new_shard = new_shard
         self._number = config.shard
         self._num_apply_threads = config.num_apply_threads or torch.get_num_threads()
         self.fail = fail
@@ -361,7 +363,7 @@ class Engine:
 
     def _install(self, order: InstallPlan) -> None:
         if self._shard is None:
-            shard = Shard(self._number, order)
+            shard = self._new_shard(self._number, order)
             with self._lock:
                 self._shard = shard
                 self._runner = JobRunner(self, shard.store.bundles, self._num_apply_threads, self._lock)
@@ -373,12 +375,9 @@ class Engine:
     def _initialise(self, order: Initialise) -> None:
         with self._lock:
             shard = self._loaded()
-            if order.grant != self._grant.grant:
-                shard.initialised.clear()
+            shard.note_grant(order, self._grant)
             self._grant = order
-            shard.state.ready = shard.state.ready or order.done
-            empty = not shard.store.blocks
-        if empty and not order.done:
+        if shard.initialises_itself(order):
             self.report(ShardReport(initialised=Initialised(grant=order.grant)))
 
     def _carry_out(self, shard: Shard, effects: Sequence[Effect]) -> None:

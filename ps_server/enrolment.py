@@ -8,6 +8,7 @@ from ..protos.common_pb2 import OptimizerSpecification, Plan
 from ..protos.errors import BadRequestError, OptimizerMismatchError, OverBudgetError, PlanMismatchError
 from ..protos.registrar_pb2 import EnrolRequest
 from .config import JobSettings
+from .initial_table import InitialTable
 from .optimizers import check_optimizer, optimizer_for
 from .plan_check import check_plan, plan_digest
 
@@ -37,6 +38,8 @@ class Enrolment:
 
     num_shards: int
     settings: JobSettings
+    initial: InitialTable | None = None
+    """What the servers take their first values from, instead of a worker's."""
     plan: Plan | None = None
     optimizer: OptimizerSpecification | None = None
     first_worker: int = -1
@@ -48,11 +51,14 @@ class Enrolment:
 
         Raises:
             BadRequestError, SettingError: the plan contradicts itself, or there is no such optimizer.
+            PlanMismatchError: the file of initial values does not fit it.
             OverBudgetError: too many blocks, or too much for one worker.
         """
         if self.plan is not None:
             return Examined(plan_digest(request.plan), None)
         check_plan(request.plan, self.num_shards)
+        if self.initial is not None:
+            self.initial.check(request.plan)
         check_optimizer(request.optimizer)
         check_groups(request.plan, request.optimizer)
         return Examined(plan_digest(request.plan), check_budget(request, self.settings, self.num_shards, 1))

@@ -2,23 +2,31 @@
 
 from ..protos.registrar_pb2 import EnrolRequest, EnrolResponse, Initialise, Origin
 from .contacts import Contacts
+from .initial_table import InitialTable
 from .roster import Roster
 from .start import Start
 from .workers import Worker
+
+NOBODY = 0
+"""Incarnation of no worker: of whoever initialises where a file does."""
 
 
 class Initialisation:
     """Invariants: at most one grant is open; grants only grow; `done` never becomes false again."""
 
     def __init__(
-        self, num_shards: int, start: Start, roster: Roster, contacts: Contacts, patience_seconds: float
+        self,
+        num_shards: int,
+        start: Start,
+        roster: Roster,
+        contacts: Contacts,
+        initial: InitialTable | None = None,
     ) -> None:
         self._num_shards = num_shards
         self._start = start
         self._roster = roster
         self._contacts = contacts
-        self._patience_seconds = patience_seconds
-        """How long a holder may take while others could do it; 0 is for ever."""
+        self._initial = initial
         self._grant = 0
         self._holder: int | None = None
         """Incarnation that may initialise; None while nobody may."""
@@ -46,6 +54,8 @@ class Initialisation:
 
     def offer(self, now: float, worker: Worker, request: EnrolRequest) -> tuple[EnrolResponse, Initialise | None]:
         """What an enrolled worker is told, and the order that opens a grant for it, if one does."""
+        if self._initial is not None:
+            return self._offer_none(self._initial)
         order = None
         if self._falls_to(now, worker):
             self._contacts.expect(worker.incarnation, worker.num_ranks)
@@ -72,11 +82,20 @@ class Initialisation:
         if self._holder == incarnation and not self.done:
             self._holder = None
 
+    def _offer_none(self, initial: InitialTable) -> tuple[EnrolResponse, Initialise | None]:
+        """Every shard takes its values from the file, once the plan is known: no worker is asked for any."""
+        order = None
+        if self._holder is None:
+            self._grant, self._holder = 1, NOBODY
+            self._brought = Origin(incarnation=NOBODY, who=initial.label)
+            order = Initialise(grant=self._grant, incarnation=NOBODY)
+        return waiting(f"waiting for the servers to take their values from {initial.label}"), order
+
     def _falls_to(self, now: float, worker: Worker) -> bool:
         """Nobody has the grant and it is this worker's turn, or somebody lives with it and does not come to the end."""
         if self._holder is None:
             return self._start.may_initialise(now, worker, self._roster)
-        taking_long = 0 < self._patience_seconds < now - self._granted_at
+        taking_long = 0 < self._start.settings.progress_timeout_seconds < now - self._granted_at
         overdue = taking_long or self._contacts.too_long_silence(self._holder) is not None
         return overdue and self._holder != worker.incarnation and not worker.observer
 

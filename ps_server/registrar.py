@@ -19,7 +19,6 @@ from ..protos.registrar_pb2 import (
     JoinResponse,
     RegistrarOrder,
     ShardReport,
-    ShardStatus,
     WorkerReport,
 )
 from .acknowledgements import Acknowledgements
@@ -31,6 +30,7 @@ from .dealing import DataDealer
 from .ending import Ending
 from .enrolment import Enrolment, Examined
 from .first_worker import FirstWorker
+from .initial_table import InitialTable
 from .initialisation import Initialisation, waiting
 from .leases import Leases
 from .progress import Progress
@@ -56,20 +56,23 @@ class Registrar:
     """
 
     def __init__(
-        self, settings: JobSettings, num_shards: int, tick_seconds: float, newest_incarnation: int = 0
+        self,
+        settings: JobSettings,
+        num_shards: int,
+        tick_seconds: float,
+        newest_incarnation: int = 0,
+        initial: InitialTable | None = None,
     ) -> None:
         self._settings = settings
         leases = Leases(settings.lease_seconds, tick_seconds)
         self._roster = Roster(num_shards, leases, newest_incarnation, settings.reserved_ids)
         self._admission = Admission(settings.name, self._roster)
         self._start = Start(settings)
-        self._enrolment = Enrolment(num_shards, settings)
+        self._enrolment = Enrolment(num_shards, settings, initial)
         self.examine = self._enrolment.examine
         self.contacts = Contacts(num_shards, SHARD_BEAT_SECONDS, settings.lease_seconds)
         """Which shard has not heard of whom; to be read only."""
-        self._initialisation = Initialisation(
-            num_shards, self._start, self._roster, self.contacts, settings.progress_timeout_seconds
-        )
+        self._initialisation = Initialisation(num_shards, self._start, self._roster, self.contacts, initial)
         self.origin = self._initialisation.origin
         self.is_first = FirstWorker(self._roster, self._initialisation).is_first
         policy = policy_for(settings)
@@ -82,6 +85,7 @@ class Registrar:
         self._view_number = 0
         self._ready_view = 0
         self._acknowledged = Acknowledgements(num_shards)
+        self.shard_statuses = self._acknowledged.statuses
         self._orders: list[RegistrarOrder] = []
         self._ending = Ending()
         self.lease_expiries = 0
@@ -280,10 +284,6 @@ class Registrar:
         self.failures += bool(failure)
         self._publish_view()
 
-    def shard_statuses(self, now: float) -> list[ShardStatus]:
-        """As shards said last."""
-        return self._acknowledged.statuses(now)
-
     @property
     def agreed(self) -> tuple[Plan, OptimizerSpecification] | None:
         """The job's plan and optimizer, once a worker has enrolled."""
@@ -359,7 +359,7 @@ class Registrar:
         self.failures += worker.heard and not worker.observer
         self._publish_view()
 
-    # ---- start ----
+    # ---- start and progress ----
 
     def _maybe_open(self, now: float, starting: bool = False) -> None:
         """Opens round 1 when everybody expected is there, or the start has waited long enough."""
@@ -371,8 +371,6 @@ class Registrar:
         self._start.open, self._closing.last = True, now
         for worker in ready if self._settings.expected_workers else []:
             self._activate(now, worker, 0)
-
-    # ---- progress ----
 
     def _activate(self, now: float, worker: Worker, last_clock: int) -> None:
         smallest = self._progress.job_clock if self._roster.members else 0

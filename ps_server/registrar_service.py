@@ -40,6 +40,7 @@ from ..protos.values_digest import values_checksum
 from . import job_readings
 from .absent_shards import AbsentShards, ask
 from .config import JobSettings
+from .initial_table import InitialTable, check_same_file
 from .initialisation import without_values
 from .job import job_message
 from .links import JOB_ID_METADATA_KEY, LinkedShard, OrderStream
@@ -60,14 +61,21 @@ class RegistrarService(RegistrarServicer):
     """Serialises calls into the registrar with one lock; sends its orders to every shard in one order."""
 
     def __init__(
-        self, settings: JobSettings, num_shards: int, job_id: str, tick_seconds: float, metrics: ServerMetrics
+        self,
+        settings: JobSettings,
+        num_shards: int,
+        job_id: str,
+        tick_seconds: float,
+        metrics: ServerMetrics,
+        initial: InitialTable | None = None,
     ) -> None:
+        self._initial = initial
         self._settings = settings
         self._job_id = job_id
         self._metrics = metrics
         self._tick_seconds = tick_seconds
         # Incarnations of an earlier life of this address must not be granted again: they start from the calendar's time.
-        self._registrar = Registrar(settings, num_shards, tick_seconds, time.time_ns())
+        self._registrar = Registrar(settings, num_shards, tick_seconds, time.time_ns(), initial)
         self._started_at = time.monotonic()
         self._roster_log = RosterLog()
         self._lot_log = LotLog()
@@ -244,6 +252,8 @@ class RegistrarService(RegistrarServicer):
         return job_message(self._settings, self._job_id, self._shards.addresses)
 
     def _link(self, hello: ShardHello) -> OrderStream:
+        if hello.shard > 0:
+            check_same_file(self._initial, hello)
         with self._changed:
             rival = self._shards.rival(hello)
         # the network is asked without the lock

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import grpc
 import structlog
@@ -35,10 +36,12 @@ from .config import JobSettings, ServerConfig
 from .descriptors import raise_descriptor_limit
 from .engine import Engine
 from .health import ServerHealth
+from .initial_file import read_initial_file
 from .links import LocalLink, RemoteLink
 from .metrics import ServerMetrics
 from .publication import check_pull_codec
 from .registrar_service import RegistrarService
+from .shard import Shard
 from .shard_service import ShardService, add_shard_service
 from .step_observer import NoObserver, StepObserver
 
@@ -66,7 +69,9 @@ class Server:
         self._epoch = secrets.randbits(63)
         self._job_id = secrets.token_hex(8) if config.job is not None and config.shard == 0 else ""
         self._metrics = ServerMetrics(CollectorRegistry(), config.shard)
-        self._engine = Engine(config, self._metrics, self._epoch, self._fail, observer or NoObserver())
+        self._file = None if config.init is None else read_initial_file(config.init)
+        new_shard = partial(Shard, file=self._file)
+        self._engine = Engine(config, self._metrics, self._epoch, self._fail, observer or NoObserver(), new_shard)
         self._failure: Exception | None = None
         # From here on parallelism is the engine's pool, which takes whole bundles; each torch call stays on its thread.
         torch.set_num_threads(1)
@@ -219,7 +224,10 @@ class Server:
         if job.memory_bytes is None:
             job = replace(job, memory_bytes=memory_limit_bytes())
         tick_seconds = min(0.25, job.lease_seconds / 10)
-        self._registrar = RegistrarService(job, self._config.num_shards, self._job_id, tick_seconds, self._metrics)
+        table = None if self._file is None else self._file.table
+        self._registrar = RegistrarService(
+            job, self._config.num_shards, self._job_id, tick_seconds, self._metrics, table
+        )
         add_RegistrarServicer_to_server(self._registrar, self._doors.adder(calls.REGISTRAR))
 
     def _link_up(self) -> None:
@@ -228,7 +236,8 @@ class Server:
             self._registrar.start(self._engine, self.address, self._epoch)
             return
         assert self._config.registrar is not None
-        hello = ShardHello(shard=self._config.shard, address=self.address, epoch=self._epoch)
+        checksum = None if self._file is None else self._file.table.checksum
+        hello = ShardHello(shard=self._config.shard, address=self.address, epoch=self._epoch, initial_checksum=checksum)
         self._link = RemoteLink(self._config.registrar, hello)
         self._engine.attach(self._link)
         self._link.start(self._engine)

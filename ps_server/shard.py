@@ -8,11 +8,13 @@ from ..compression.spec import parse_codec
 from ..compression.warm_up import warm_up
 from ..protos.common_pb2 import JobSpecification
 from ..protos.errors import FrameError, PlanMismatchError, StepError, UnknownBlockError, WrongJobError
-from ..protos.registrar_pb2 import Initialised, InstallPlan, PlanInstalled, ShardReport
+from ..protos.registrar_pb2 import Initialise, Initialised, InstallPlan, PlanInstalled, ShardReport
 from ..protos.shard_pb2 import Hello, RecordedRequest, RecordedResponse
 from .blocks import BlockStore
 from .consistency import policy_for
 from .frame_bounds import FrameBounds
+from .initial_file import InitialFile
+from .initialisation import NOBODY
 from .job import settings_of
 from .layerwise_apply import applier_for
 from .norms import norms_for
@@ -29,7 +31,9 @@ BUNDLE_ELEMENTS = 1 << 20
 class Shard:
     """Blocks, bookkeeping and publication of one shard, made from the registrar's order to install a plan."""
 
-    def __init__(self, number: int, order: InstallPlan) -> None:
+    def __init__(self, number: int, order: InstallPlan, file: InitialFile | None = None) -> None:
+        self._plan = order.plan
+        self._file = file
         settings = settings_of(order.job)
         policy = policy_for(settings)
         self.job: JobSpecification = order.job
@@ -135,6 +139,28 @@ class Shard:
             staged.frame.decode_into(self.store.array(block))
             self.initialised.add(block_id)
         return not complete and len(self.initialised) == len(self.store.blocks)
+
+    def note_grant(self, order: Initialise, before: Initialise) -> None:
+        """What is in place counts from now on, if `order` says so; what an earlier grant had brought does not."""
+        if order.grant != before.grant:
+            self.initialised.clear()
+        self.state.ready = self.state.ready or order.done
+
+    def initialises_itself(self, order: Initialise) -> bool:
+        """Whether no worker has to send anything, because nothing is needed or it is in the file; then it is in place.
+
+        Raises:
+            NonFiniteError: a parameter in the file is not finite.
+        """
+        if order.done or (self.store.blocks and order.incarnation != NOBODY):
+            return False
+        for owned in self.store.blocks:
+            assert self._file is not None, "the registrar links shards with the same file only"
+            block, parameter = self._plan.blocks[owned.block_id], self._plan.parameters[owned.parameter_index]
+            self.store.array(owned)[:] = self._file.values(parameter, block)
+            self.initialised.add(owned.block_id)
+        self.publish_all()
+        return True
 
     def publish_all(self) -> None:
         """Makes the initial values the published ones."""

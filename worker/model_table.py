@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
+from ..compression.carried_words import carried_shape, travels_as_words
 from ..protos.errors import SettingError
-from .carried_words import carried_shape, travels_as_words
+from ..protos.parameter_names import plain_name
 from .plan import TableEntry
-
-WRAPPER_COMPONENTS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-"""Path components that torch.compile and other wrappers add to names."""
 
 
 @dataclass(frozen=True)
@@ -157,11 +155,6 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
             model = model._orig_mod  # type: ignore[assignment]
         else:
             return model
-
-
-def plain_name(name: str) -> str:
-    """A dotted name without what wrappers added."""
-    return ".".join(part for part in name.split(".") if part not in WRAPPER_COMPONENTS)
 
 
 def _parameters(model: torch.nn.Module) -> list[_Named]:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..compression.carried_words import put_words, words_of
 from ..compression.checksum import checksum, checksum_of_tensor
 from ..compression.frame import Frame
-from .carried_words import put_words, words_of
 from .local_tensors import local_tensor
 from .plan import PlanBlock
 

@@ -39,6 +39,10 @@ def said_of(origin: Origin, mine: Comparison) -> Said:
     if origin.incarnation == mine.incarnation:
         return Said(logging.INFO, f"the job starts from the values of this worker ({mine.worker}), checksum {checksum}")
     whose = f"{origin.who}, {_span(origin.seconds_ago)} ago" if origin.who else "another worker"
+    if not origin.values and mine.clock == 0:
+        return Said(
+            logging.INFO, f"the job starts from the values of {whose}; those of worker {mine.worker} are replaced"
+        )
     different = _different(origin, mine)
     if mine.clock > 0:
         level = logging.INFO if mine.comes_back else logging.WARNING
@@ -54,7 +58,7 @@ def said_of(origin: Origin, mine: Comparison) -> Said:
         logging.WARNING,
         f"the values of worker {mine.worker} (checksum {checksum}) are replaced: the job starts from those of {whose} "
         f"(checksum {values_checksum(origin.values)}), and {different}. This is as it should be if they are random; if they "
-        "were loaded from a file, load it on every worker",
+        "were loaded from a file, start the servers with --init FILE, or load it on every worker",
     )
 
 

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from launches import DEADLINE_SECONDS, Launch, is_gone, pushpull, wait_until
@@ -254,3 +255,24 @@ def test_nobody_waits_for_a_worker_that_died_before_its_first_step(launch: Calla
     assert [failure["id"] for failure in summary["worker_failures"]] == [0, 1, 2]
     assert summary["failures"] == 3
     assert {worker["id"]: worker["steps_applied"] for worker in summary["workers"]}[3] == 3
+
+
+SAYS_ITS_VALUES = """
+import torch
+from pushpull.worker import connect
+with connect() as worker:
+    model = torch.nn.Linear(2, 1, bias=False)
+    worker.optimizer(model, torch.optim.SGD, lr=0.1)
+    worker.log(values=model.weight.sum())
+"""
+
+
+def test_a_launched_run_may_start_from_a_file(launch: Callable[..., Launch], tmp_path: Path) -> None:
+    import torch
+
+    torch.save({"weight": torch.tensor([[3.0, 4.0]])}, tmp_path / "start.pt")
+    run = launch(SAYS_ITS_VALUES, "--init", str(tmp_path / "start.pt"), workers=1)
+    status, summary = run.end()
+    assert status == 0, run.said
+    assert summary["metrics"]["values"] == 7.0
+    assert summary["values_of"].startswith("the file start.pt")

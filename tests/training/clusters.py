@@ -66,9 +66,13 @@ class Cluster:
 
 @contextmanager
 def local_cluster(
-    num_shards: int = 2, *, observers: Sequence[StepObserver | None] = (), **settings: Any
+    num_shards: int = 2,
+    *,
+    observers: Sequence[StepObserver | None] = (),
+    init: Path | None = None,
+    **settings: Any,
 ) -> Iterator[Cluster]:
-    """Starts servers for a job with these settings; `observers` of their steps, by shard."""
+    """Starts servers for a job with these settings; `observers` of their steps, by shard; `init` has their first values."""
     with ExitStack() as stack:
         servers: list[Server] = []
         job = JobSettings(**{"lease_seconds": 20.0, "server_patience_seconds": 20.0, **settings})
@@ -79,6 +83,7 @@ def local_cluster(
                     num_shards=num_shards,
                     job=job if shard == 0 else None,
                     registrar=servers[0].address if shard else None,
+                    init=None if init is None else str(init),
                     metrics_listen=None,
                     num_apply_threads=1,
                 ),

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from pushpull.protos.errors import SettingError
-from pushpull.worker.model_table import ModelTable, model_table, plain_name
+from pushpull.protos.parameter_names import plain_name
+from pushpull.worker.model_table import ModelTable, model_table
 
 
 def table_of(model: nn.Module, params: object = None) -> ModelTable:

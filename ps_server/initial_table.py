@@ -1,0 +1,69 @@
+"""What a file of initial values holds, as far as a plan must be compared with it. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..protos.common_pb2 import Plan
+from ..protos.errors import BadRequestError, PlanMismatchError
+from ..protos.registrar_pb2 import ShardHello
+
+MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class InitialTable:
+    """Names and shapes in a file."""
+
+    label: str
+    """Of the file, for people."""
+    checksum: str
+    """Of its bytes: every server of a job must have the same."""
+    shapes: Mapping[str, Sequence[int]]
+    words: Mapping[str, Sequence[int]]
+    """Shapes in a plan of tensors that may be handed on as words, which buffers of other types than float32 are."""
+
+    def find(self, names: Iterable[str]) -> str | None:
+        """Under which of a parameter's names (tied weights have several) the file has it."""
+        return next((name for name in names if name in self.shapes), None)
+
+    def fits(self, name: str, shape: Sequence[int]) -> bool:
+        """Whether the file has values for this shape of a plan under the name."""
+        return list(shape) in (list(self.shapes[name]), list(self.words.get(name, self.shapes[name])))
+
+    def check(self, plan: Plan) -> None:
+        """The file has every parameter and buffer of the plan, in its shape. What else it has does not matter.
+
+        Raises:
+            PlanMismatchError: names what is missing or has another shape.
+        """
+        missing, other = [], []
+        for parameter in plan.parameters:
+            name = self.find([parameter.name, *parameter.aliases])
+            if name is None:
+                missing.append(parameter.name)
+            elif not self.fits(name, parameter.shape):
+                here, there = tuple(parameter.shape), tuple(self.shapes[name])
+                other.append(f"{parameter.name} has shape {there} in the file and {here} in the model")
+        faults = [f"the file lacks {_listed(missing)}"] if missing else []
+        faults += other[:MOST_NAMED]
+        if faults:
+            raise PlanMismatchError(
+                f"{self.label} does not fit the model of this worker: {'; '.join(faults)}. The file has "
+                f"{_listed(list(self.shapes))}; save it with torch.save(model.state_dict(), ...) from the same model"
+            )
+
+
+def check_same_file(mine: InitialTable | None, hello: ShardHello) -> None:
+    """Raises BadRequestError if a shard that links was started with another file than shard 0, or without its file."""
+    if hello.initial_checksum == ("" if mine is None else mine.checksum):
+        return
+    theirs = f"another file (SHA-256 {hello.initial_checksum})" if hello.initial_checksum else "no --init"
+    raise BadRequestError(
+        f"shard 0 was started with {'no --init' if mine is None else mine.label}, but shard {hello.shard} at {hello.address} "
+        f"with {theirs}; start every server with the same --init FILE, or none"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"{', '.join(names[:MOST_NAMED]) or 'nothing'}{more}"

@@ -1,0 +1,184 @@
+"""Servers that take their first values from a file: `--init`."""
+
+import logging
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+import torch
+from clusters import local_cluster
+
+from pushpull.protos.common_pb2 import Block, Parameter
+from pushpull.protos.errors import BadRequestError, NonFiniteError, PlanMismatchError, SettingError, error_of_call
+from pushpull.protos.registrar_pb2 import ShardHello, ShardReport
+from pushpull.protos.registrar_pb2_grpc import RegistrarStub
+from pushpull.ps_server.config import JobSettings, ServerConfig
+from pushpull.ps_server.initial_file import read_initial_file
+from pushpull.ps_server.server import Server
+from pushpull.worker import connect
+
+
+class Model(torch.nn.Module):
+    """Tied weights, a frozen parameter, and buffers: infinite ones, and some that are no numbers with a fraction."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(7, 5)
+        self.norm = torch.nn.BatchNorm1d(5)
+        self.head = torch.nn.Linear(5, 7)
+        self.head.weight = self.embed.weight
+        self.head.bias.requires_grad_(False)
+        self.register_buffer("flags", torch.tensor([True, False, True]))
+        self.register_buffer("mask", torch.full((3,), float("-inf")))
+
+
+def saved(
+    model: torch.nn.Module, folder: Path, change: Callable[[dict[str, torch.Tensor]], None] | None = None
+) -> Path:
+    values = dict(model.state_dict())
+    if change is not None:
+        change(values)
+    path = folder / "model.pt"
+    torch.save(values, path)
+    return path
+
+
+def as_torch(model: torch.nn.Module, folder: Path) -> Path:
+    return saved(model, folder)
+
+
+def as_compiled(model: torch.nn.Module, folder: Path) -> Path:
+    """Names have the prefix of torch.compile."""
+    torch.save({f"_orig_mod.{name}": value for name, value in model.state_dict().items()}, path := folder / "c.pt")
+    return path
+
+
+def half(value: torch.Tensor) -> torch.Tensor:
+    return value.half() if value.is_floating_point() else value
+
+
+def as_half_and_more(model: torch.nn.Module, folder: Path) -> Path:
+    """Another type, one name of two for tied weights, and tensors that the model does not know."""
+    with torch.no_grad():
+        model.load_state_dict({name: half(value).to(value.dtype) for name, value in model.state_dict().items()})
+    values = {name: half(value) for name, value in model.state_dict().items() if name != "embed.weight"}
+    torch.save({**values, "ema": torch.ones(2)}, path := folder / "h.pt")
+    return path
+
+
+def as_safetensors(model: torch.nn.Module, folder: Path) -> Path:
+    writer = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+    writer.save_model(model, path := folder / "model.safetensors")
+    return path
+
+
+@pytest.mark.parametrize("save", [as_torch, as_compiled, as_half_and_more, as_safetensors])
+def test_training_starts_from_the_file_whoever_comes_first(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, save: Callable[[torch.nn.Module, Path], Path]
+) -> None:
+    """Over two shards, cut into blocks of four elements, so that every block has to find its place."""
+    caplog.set_level(logging.INFO)
+    torch.manual_seed(1)
+    wanted = Model()
+    path = save(wanted, tmp_path)
+    with local_cluster(2, init=path, block_elements=4, layouts=("fsdp2",)) as cluster:
+        for seed in (2, 3):
+            torch.manual_seed(seed)
+            model = Model()
+            with connect(cluster.addresses) as worker:
+                worker.optimizer(model, torch.optim.SGD, lr=0.1)
+                assert worker.is_first
+            for name, value in wanted.state_dict().items():
+                assert torch.equal(model.state_dict()[name], value), name
+        origin = cluster.status().origin
+    assert origin.incarnation == 0
+    assert origin.who.startswith(f"the file {path.name} (SHA-256 ")
+    assert caplog.text.count(f"the job starts from the values of the file {path.name}") == 2
+
+
+def _lacks(values: dict[str, torch.Tensor]) -> None:
+    del values["norm.running_mean"]
+
+
+def _has_another_shape(values: dict[str, torch.Tensor]) -> None:
+    values["head.bias"] = torch.zeros(8)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_lacks, "the file lacks norm.running_mean"),
+        (_has_another_shape, r"head.bias has shape \(8,\) in the file and \(7,\) in the model"),
+    ],
+)
+def test_a_file_of_another_model_is_refused_with_names(
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], None], said: str
+) -> None:
+    path = saved(Model(), tmp_path, change)
+    with local_cluster(1, init=path) as cluster:
+        with pytest.raises(PlanMismatchError, match=said), connect(cluster.addresses) as worker:
+            worker.optimizer(Model(), torch.optim.SGD, lr=0.1)
+        with connect(cluster.addresses) as worker:
+            fitting = torch.nn.Module()
+            fitting.embed = torch.nn.Embedding(7, 5)
+            worker.optimizer(fitting, torch.optim.SGD, lr=0.1)
+
+
+@pytest.mark.parametrize(("has_file", "checksum", "said"), [(True, "", "no --init"), (False, "abc", "SHA-256 abc")])
+def test_every_server_must_have_the_same(tmp_path: Path, has_file: bool, checksum: str, said: str) -> None:
+    init = str(saved(Model(), tmp_path)) if has_file else None
+    first = Server(ServerConfig(shard=0, num_shards=2, job=JobSettings(), init=init, metrics_listen=None))
+    first.start()
+    hello = ShardHello(shard=1, address="elsewhere:1", epoch=7, initial_checksum=checksum)
+    try:
+        with grpc.insecure_channel(first.address) as channel, pytest.raises(grpc.RpcError) as refused:
+            next(RegistrarStub(channel).Link(iter([ShardReport(hello=hello)])))
+    finally:
+        first.stop(0.1)
+    error = error_of_call(refused.value)
+    assert isinstance(error, BadRequestError)
+    assert said in str(error)
+    assert "the same --init FILE" in str(error)
+
+
+def test_a_parameter_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    def spoil(values: dict[str, torch.Tensor]) -> None:
+        values["norm.weight"][2] = float("nan")
+
+    file = read_initial_file(str(saved(Model(), tmp_path, spoil)))
+    parameter = Parameter(name="norm.weight", shape=[5], trainable=True)
+    with pytest.raises(NonFiniteError, match=r"norm\.weight of the file model\.pt"):
+        file.values(parameter, Block(offsets=[0], sizes=[5]))
+    assert file.values(parameter, Block(offsets=[3], sizes=[2])).tolist() == [1.0, 1.0]
+
+
+class Dangerous:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (print, ("executed",))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "there is no file"),
+        (b"", "cannot be read"),
+        (b"not a checkpoint", "cannot be read"),
+        (pickle.dumps(Dangerous()), "cannot be read"),
+        ({"model": {"w": torch.ones(2)}, "step": 3}, "no map of names to tensors"),
+        ([torch.ones(2)], "no map of names to tensors"),
+    ],
+    ids=["missing", "empty", "text", "code", "nested", "a list"],
+)
+def test_what_is_no_state_dict_is_refused_before_the_server_serves(
+    tmp_path: Path, content: object, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(SettingError, match=f"--init.*{said}"):
+        read_initial_file(str(path))
+    assert "executed" not in capfd.readouterr().out
