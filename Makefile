@@ -13,7 +13,7 @@ CONTAINER_PACKAGES := podman buildah runc netavark aardvark-dns iptables uidmap 
 PACKAGES := protos compression ps_server worker deploy benchmarks
 
 .PHONY: help demo test test-containers container-programs test-accuracy test-large test-plan test-convergence test-kubernetes
-.PHONY: test-bare fuzz fuzz-coverage lint types protos dashboards links clean test-cuts
+.PHONY: test-bare fuzz fuzz-coverage lint types protos dashboards links clean test-cuts test-hostile
 
 help:
 	@echo "make demo     train a small GPT with 2 servers and 2 workers on this machine"
@@ -23,6 +23,7 @@ help:
 	@echo "make test-accuracy  the digits example in every mode with every codec, minutes"
 	@echo "make test-cuts  links between workers and servers cut, in network namespaces, as root; minutes"
 	@echo "make test-plan  predicted bytes and memory beside those of real runs, minutes"
+	@echo "make test-hostile  strangers, hostile or unlucky, beside a job that trains, minutes"
 	@echo "make test-convergence     local updates against a push every step, on a small GPT: minutes"
 	@echo "make test-kubernetes      the Helm chart: renders it and checks what it makes, without a cluster"
 	@echo "make fuzz     a million malformed frames, minutes; make fuzz-coverage: guided by coverage, needs atheris"
@@ -73,6 +74,10 @@ test-plan: $(READY)
 # Minutes: trains a small GPT with real servers several times.
 test-convergence: $(READY)
 	$(BIN)/pytest -m slow -s tests/training/test_local_updates_loss.py
+
+# Minutes: strangers, hostile or unlucky, beside a job that trains.
+test-hostile: $(READY)
+	$(BIN)/pytest -m slow -s tests/hostile
 
 # Helm itself comes as a Python package; no cluster and no other program is needed.
 test-kubernetes: $(READY)

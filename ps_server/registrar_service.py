@@ -36,6 +36,7 @@ from ..protos.registrar_pb2 import (
     ShardReport,
 )
 from ..protos.registrar_pb2_grpc import RegistrarServicer
+from ..protos.report_bounds import check_join, keep_within_bounds
 from ..protos.values_digest import values_checksum
 from . import job_readings
 from .absent_shards import AbsentShards, ask
@@ -136,6 +137,7 @@ class RegistrarService(RegistrarServicer):
 
     def Join(self, request: JoinRequest, context: grpc.ServicerContext) -> JoinResponse:
         with refusing(context, self._metrics), self._changed:
+            check_join(request)
             self._wait(lambda: self._shards.first_missing is None, "shard {} has not linked to the registrar yet")
             response = self._registrar.join(time.monotonic(), request)
             self._send_orders()
@@ -174,9 +176,10 @@ class RegistrarService(RegistrarServicer):
             return PauseResponse()
 
     def Heartbeat(self, request: HeartbeatRequest, context: grpc.ServicerContext) -> HeartbeatResponse:
+        report = keep_within_bounds(request.report)
         with refusing(context, self._metrics), self._changed:
             worker = self._registrar.heartbeat(
-                time.monotonic(), request.worker_id, request.incarnation, request.report, request.rank
+                time.monotonic(), request.worker_id, request.incarnation, report, request.rank
             )
             return HeartbeatResponse(
                 num_workers=self._registrar.num_workers,
@@ -191,12 +194,13 @@ class RegistrarService(RegistrarServicer):
             return response
 
     def Leave(self, request: LeaveRequest, context: grpc.ServicerContext) -> LeaveResponse:
+        report = keep_within_bounds(request.report)
         with refusing(context, self._metrics), self._changed:
             self._registrar.leave(
                 time.monotonic(),
                 request.worker_id,
                 request.incarnation,
-                request.report,
+                report,
                 request.failure,
                 request.rank,
                 request.whole_worker,

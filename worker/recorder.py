@@ -1,5 +1,6 @@
 """What happened in this worker so far, for the registrar's report and for Prometheus."""
 
+import logging
 import math
 import resource
 import sys
@@ -13,6 +14,9 @@ from typing import Protocol
 import torch
 
 from ..protos.registrar_pb2 import WorkerReport
+from ..protos.report_bounds import MOST_NAME_CHARACTERS, MOST_NAMES
+
+logger = logging.getLogger(__name__)
 
 
 class StepKind(Enum):
@@ -89,6 +93,7 @@ class Recorder:
         self.last_step_at: float | None = None
         """Monotonic seconds."""
         self._lock = threading.Lock()
+        self._told_of_names = False
 
     def step_ended(self, step: StepSummary) -> None:
         """Adds one step."""
@@ -118,9 +123,24 @@ class Recorder:
         """Keeps the newest value, and the first, of each name; first values that are not finite are not kept."""
         with self._lock:
             for name, value in values.items():
+                if name not in self._report.metrics and not self._has_room(name):
+                    continue
                 self._report.metrics[name] = value
                 if name not in self._report.first_metrics and math.isfinite(value):
                     self._report.first_metrics[name] = value
+
+    def _has_room(self, name: str) -> bool:
+        if len(self._report.metrics) < MOST_NAMES and len(name) <= MOST_NAME_CHARACTERS:
+            return True
+        if not self._told_of_names:
+            self._told_of_names = True
+            logger.warning(
+                "worker.log: %r is not shown: at most %d names of %d characters are",
+                name[:60],
+                MOST_NAMES,
+                MOST_NAME_CHARACTERS,
+            )
+        return False
 
     def newest(self, name: str) -> float | None:
         """What was logged last under this name; None if nothing was."""
