@@ -23,12 +23,12 @@ class Contacts:
     """When each shard heard last of each rank of whom others wait for.
 
     A shard that was stopped itself, or cut off from the registrar, has not heard of anybody and must not blame the workers.
-    So time passes on a clock of each shard, which moves on with what the shard reports, and at most two beats at once.
+    So time passes on a clock of each shard, which moves on with what the shard reports, a third of the lease at most at once.
     """
 
     def __init__(self, num_shards: int, beat_seconds: float, lease_seconds: float) -> None:
         self._lease_seconds = lease_seconds
-        self._beat_seconds = beat_seconds
+        self._longest_gap_seconds = max(beat_seconds, lease_seconds / 3)
         self._clocks = [0.0] * num_shards
         self._reported_at: list[float | None] = [None] * num_shards
         self._heard: dict[int, list[list[float]]] = {}
@@ -46,7 +46,7 @@ class Contacts:
         """A shard says of whom it has heard since it said so last."""
         before = self._reported_at[shard]
         self._reported_at[shard] = now
-        self._clocks[shard] += 0.0 if before is None else min(now - before, 2 * self._beat_seconds)
+        self._clocks[shard] += 0.0 if before is None else min(now - before, self._longest_gap_seconds)
         ranks = alive.ranks or [0] * len(alive.incarnations)
         for incarnation, rank in zip(alive.incarnations, ranks, strict=False):
             heard = self._heard.get(incarnation)
