@@ -150,6 +150,7 @@ def main() -> None:
     parser.add_argument("--validate-every", type=int, default=100, help="steps between two validations")
     parser.add_argument("--seed", type=int, default=0, help="of the initial parameters")
     parser.add_argument("--history", type=Path, help="file for the training losses of worker 0, a JSON list")
+    parser.add_argument("--save", type=Path, help="file for the trained model and the optimizer's moments")
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
@@ -180,6 +181,8 @@ def main() -> None:
                         worker.log(validation_loss=validation_loss(model, validation))
                 if step == options.steps:
                     break
+        if options.save is not None and worker.is_first:
+            torch.save(worker.full_state_dict(), options.save)  # (pushpull) in full precision, from the servers
         if options.history is not None and worker.id == 0:
             options.history.write_text(json.dumps(losses))
 

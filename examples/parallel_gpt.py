@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", action="store_true", help="compute activations again instead of keeping them")
     parser.add_argument("--autocast", choices=AUTOCAST, default="fp32")
     parser.add_argument("--history", type=Path, help="file for the training losses of worker 0, a JSON list")
+    parser.add_argument("--save", type=Path, help="file for the whole trained model and the optimizer's moments")
     arguments = parser.parse_args()
 
     shape = GPTShape(
@@ -91,6 +92,10 @@ def main() -> None:
                 worker.log(loss=losses[-1])
                 if len(losses) == arguments.steps:
                     break
+        if arguments.save is not None:
+            state = worker.full_state_dict(first_rank_only=True)  # undivided, whatever the layout; all ranks together
+            if worker.rank == 0 and worker.is_first:
+                torch.save(state, arguments.save)
         if arguments.history is not None and worker.id == 0 and worker.rank == 0:
             arguments.history.write_text(json.dumps(losses))
 

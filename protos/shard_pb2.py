@@ -26,51 +26,55 @@ from pushpull.protos import common_pb2 as pushpull_dot_protos_dot_common__pb2
 from pushpull.protos import registrar_pb2 as pushpull_dot_protos_dot_registrar__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bpushpull/protos/shard.proto\x12\x0bpushpull.v1\x1a\x1cpushpull/protos/common.proto\x1a\x1fpushpull/protos/registrar.proto\"W\n\x0fRecordedRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\r\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x0c\n\x04step\x18\x04 \x01(\x04\"\xd7\x01\n\x10RecordedResponse\x12\x32\n\x05state\x18\x01 \x01(\x0e\x32#.pushpull.v1.RecordedResponse.State\x12%\n\x07outcome\x18\x02 \x01(\x0b\x32\x14.pushpull.v1.Outcome\"h\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_RECORDED\x10\x01\x12\x0e\n\nSTATE_OPEN\x10\x02\x12\x0f\n\x0bSTATE_NEVER\x10\x03\x12\x13\n\x0fSTATE_FORGOTTEN\x10\x04\"C\n\x0b\x42\x65\x61tRequest\x12\x11\n\tworker_id\x18\x01 \x01(\r\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0c\n\x04rank\x18\x03 \x01(\r\"\x0e\n\x0c\x42\x65\x61tResponse\"\x14\n\x12ShardStatusRequest\"\xe6\x01\n\rWorkerMessage\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.pushpull.v1.HelloH\x00\x12%\n\x06\x66rames\x18\x02 \x01(\x0b\x32\x13.pushpull.v1.FramesH\x00\x12%\n\x06\x63ommit\x18\x03 \x01(\x0b\x32\x13.pushpull.v1.CommitH\x00\x12!\n\x04pull\x18\x04 \x01(\x0b\x32\x11.pushpull.v1.PullH\x00\x12\x34\n\x0einitial_values\x18\x05 \x01(\x0b\x32\x1a.pushpull.v1.InitialValuesH\x00\x42\t\n\x07message\"\xac\x01\n\x05Hello\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x11\n\tworker_id\x18\x03 \x01(\r\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12\x18\n\x10plan_fingerprint\x18\x05 \x01(\t\x12\x0c\n\x04rank\x18\x06 \x01(\r\x12\x11\n\tnum_ranks\x18\x07 \x01(\r\x12\x0e\n\x06\x62locks\x18\x08 \x03(\r\x12\x11\n\ton_demand\x18\t \x03(\r\"z\n\x06\x46rames\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0e\n\x06\x62locks\x18\x03 \x03(\r\x12\x0f\n\x07lengths\x18\x04 \x03(\r\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x12\x0e\n\x06values\x18\x06 \x01(\x08\x12\x0f\n\x07padding\x18\x0f \x01(\x0c\"\xae\x02\n\x06\x43ommit\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x12\n\nnum_frames\x18\x03 \x01(\r\x12%\n\x07verdict\x18\x04 \x01(\x0e\x32\x14.pushpull.v1.Verdict\x12\x13\n\x0bnum_samples\x18\x05 \x01(\x01\x12\r\n\x05scale\x18\x06 \x01(\x01\x12+\n\x06groups\x18\x07 \x03(\x0b\x32\x1b.pushpull.v1.ParameterGroup\x12\x0e\n\x06\x61\x62sent\x18\x08 \x03(\r\x12\x15\n\rbase_versions\x18\t \x03(\x04\x12\r\n\x05round\x18\n \x01(\x04\x12\x0c\n\x04lots\x18\x0b \x03(\x04\x12\x13\n\x0btraceparent\x18\x0c \x01(\x0c\x12\x0c\n\x04idle\x18\r \x01(\x08\x12\x12\n\nnum_values\x18\x0e \x01(\r\">\n\x04Pull\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x15\n\rbase_versions\x18\x02 \x03(\x04\x12\x0e\n\x06\x62locks\x18\x03 \x03(\r\"a\n\rInitialValues\x12\r\n\x05grant\x18\x01 \x01(\x04\x12\x0e\n\x06\x62locks\x18\x02 \x03(\r\x12\x0f\n\x07lengths\x18\x03 \x03(\r\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x0f\n\x07padding\x18\x0f \x01(\x0c\"\xbe\x01\n\x0cShardMessage\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.pushpull.v1.WelcomeH\x00\x12\'\n\x07outcome\x18\x02 \x01(\x0b\x32\x14.pushpull.v1.OutcomeH\x00\x12%\n\x06values\x18\x03 \x01(\x0b\x32\x13.pushpull.v1.ValuesH\x00\x12*\n\tpull_done\x18\x04 \x01(\x0b\x32\x15.pushpull.v1.PullDoneH\x00\x42\t\n\x07message\"+\n\x07Welcome\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x11\n\tlast_step\x18\x02 \x01(\x04\"\xfc\x01\n\x07Outcome\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\'\n\x04kind\x18\x02 \x01(\x0e\x32\x19.pushpull.v1.Outcome.Kind\x12\x11\n\tduplicate\x18\x03 \x01(\x08\x12$\n\x04\x63ode\x18\x04 \x01(\x0e\x32\x16.pushpull.v1.ErrorCode\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\r\n\x05round\x18\x06 \x01(\x04\"a\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_APPLIED\x10\x01\x12\x10\n\x0cKIND_SKIPPED\x10\x02\x12\r\n\tKIND_LATE\x10\x03\x12\x10\n\x0cKIND_REFUSED\x10\x04\"l\n\x06Values\x12\x0e\n\x06\x62locks\x18\x01 \x03(\r\x12\x10\n\x08versions\x18\x02 \x03(\x04\x12\x0f\n\x07lengths\x18\x03 \x03(\r\x12\r\n\x05\x64\x65lta\x18\x04 \x01(\x08\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x12\x0f\n\x07padding\x18\x0f \x01(\x0c\"\x89\x01\n\x08PullDone\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\r\n\x05round\x18\x03 \x01(\x04\x12\r\n\x05\x63lock\x18\x04 \x01(\x04\x12\x16\n\x0esmallest_clock\x18\x05 \x01(\x04\x12\x13\n\x0bnum_workers\x18\x06 \x01(\r\x12\x13\n\x0bnum_samples\x18\x07 \x01(\x01*G\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x11\n\rVERDICT_APPLY\x10\x01\x12\x10\n\x0cVERDICT_SKIP\x10\x02\x32\x99\x02\n\x05Shard\x12\x45\n\x08\x45xchange\x12\x1a.pushpull.v1.WorkerMessage\x1a\x19.pushpull.v1.ShardMessage(\x01\x30\x01\x12\x43\n\x06Status\x12\x1f.pushpull.v1.ShardStatusRequest\x1a\x18.pushpull.v1.ShardStatus\x12;\n\x04\x42\x65\x61t\x12\x18.pushpull.v1.BeatRequest\x1a\x19.pushpull.v1.BeatResponse\x12G\n\x08Recorded\x12\x1c.pushpull.v1.RecordedRequest\x1a\x1d.pushpull.v1.RecordedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bpushpull/protos/shard.proto\x12\x0bpushpull.v1\x1a\x1cpushpull/protos/common.proto\x1a\x1fpushpull/protos/registrar.proto\" \n\x0eMastersRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\x82\x01\n\rMasterNumbers\x12\x0c\n\x04slot\x18\x01 \x01(\t\x12\x0e\n\x06\x62locks\x18\x02 \x03(\r\x12\x0f\n\x07updates\x18\x03 \x03(\x04\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x0b\n\x03\x65nd\x18\x05 \x01(\x08\x12\r\n\x05round\x18\x06 \x01(\x04\x12\x15\n\rof_one_moment\x18\x07 \x01(\x08\"W\n\x0fRecordedRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\r\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x0c\n\x04step\x18\x04 \x01(\x04\"\xd7\x01\n\x10RecordedResponse\x12\x32\n\x05state\x18\x01 \x01(\x0e\x32#.pushpull.v1.RecordedResponse.State\x12%\n\x07outcome\x18\x02 \x01(\x0b\x32\x14.pushpull.v1.Outcome\"h\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_RECORDED\x10\x01\x12\x0e\n\nSTATE_OPEN\x10\x02\x12\x0f\n\x0bSTATE_NEVER\x10\x03\x12\x13\n\x0fSTATE_FORGOTTEN\x10\x04\"C\n\x0b\x42\x65\x61tRequest\x12\x11\n\tworker_id\x18\x01 \x01(\r\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0c\n\x04rank\x18\x03 \x01(\r\"\x0e\n\x0c\x42\x65\x61tResponse\"\x14\n\x12ShardStatusRequest\"\xe6\x01\n\rWorkerMessage\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.pushpull.v1.HelloH\x00\x12%\n\x06\x66rames\x18\x02 \x01(\x0b\x32\x13.pushpull.v1.FramesH\x00\x12%\n\x06\x63ommit\x18\x03 \x01(\x0b\x32\x13.pushpull.v1.CommitH\x00\x12!\n\x04pull\x18\x04 \x01(\x0b\x32\x11.pushpull.v1.PullH\x00\x12\x34\n\x0einitial_values\x18\x05 \x01(\x0b\x32\x1a.pushpull.v1.InitialValuesH\x00\x42\t\n\x07message\"\xac\x01\n\x05Hello\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x11\n\tworker_id\x18\x03 \x01(\r\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12\x18\n\x10plan_fingerprint\x18\x05 \x01(\t\x12\x0c\n\x04rank\x18\x06 \x01(\r\x12\x11\n\tnum_ranks\x18\x07 \x01(\r\x12\x0e\n\x06\x62locks\x18\x08 \x03(\r\x12\x11\n\ton_demand\x18\t \x03(\r\"z\n\x06\x46rames\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0e\n\x06\x62locks\x18\x03 \x03(\r\x12\x0f\n\x07lengths\x18\x04 \x03(\r\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x12\x0e\n\x06values\x18\x06 \x01(\x08\x12\x0f\n\x07padding\x18\x0f \x01(\x0c\"\xae\x02\n\x06\x43ommit\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x12\n\nnum_frames\x18\x03 \x01(\r\x12%\n\x07verdict\x18\x04 \x01(\x0e\x32\x14.pushpull.v1.Verdict\x12\x13\n\x0bnum_samples\x18\x05 \x01(\x01\x12\r\n\x05scale\x18\x06 \x01(\x01\x12+\n\x06groups\x18\x07 \x03(\x0b\x32\x1b.pushpull.v1.ParameterGroup\x12\x0e\n\x06\x61\x62sent\x18\x08 \x03(\r\x12\x15\n\rbase_versions\x18\t \x03(\x04\x12\r\n\x05round\x18\n \x01(\x04\x12\x0c\n\x04lots\x18\x0b \x03(\x04\x12\x13\n\x0btraceparent\x18\x0c \x01(\x0c\x12\x0c\n\x04idle\x18\r \x01(\x08\x12\x12\n\nnum_values\x18\x0e \x01(\r\">\n\x04Pull\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x15\n\rbase_versions\x18\x02 \x03(\x04\x12\x0e\n\x06\x62locks\x18\x03 \x03(\r\"a\n\rInitialValues\x12\r\n\x05grant\x18\x01 \x01(\x04\x12\x0e\n\x06\x62locks\x18\x02 \x03(\r\x12\x0f\n\x07lengths\x18\x03 \x03(\r\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x0f\n\x07padding\x18\x0f \x01(\x0c\"\xbe\x01\n\x0cShardMessage\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.pushpull.v1.WelcomeH\x00\x12\'\n\x07outcome\x18\x02 \x01(\x0b\x32\x14.pushpull.v1.OutcomeH\x00\x12%\n\x06values\x18\x03 \x01(\x0b\x32\x13.pushpull.v1.ValuesH\x00\x12*\n\tpull_done\x18\x04 \x01(\x0b\x32\x15.pushpull.v1.PullDoneH\x00\x42\t\n\x07message\"+\n\x07Welcome\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x11\n\tlast_step\x18\x02 \x01(\x04\"\xfc\x01\n\x07Outcome\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\'\n\x04kind\x18\x02 \x01(\x0e\x32\x19.pushpull.v1.Outcome.Kind\x12\x11\n\tduplicate\x18\x03 \x01(\x08\x12$\n\x04\x63ode\x18\x04 \x01(\x0e\x32\x16.pushpull.v1.ErrorCode\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\r\n\x05round\x18\x06 \x01(\x04\"a\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_APPLIED\x10\x01\x12\x10\n\x0cKIND_SKIPPED\x10\x02\x12\r\n\tKIND_LATE\x10\x03\x12\x10\n\x0cKIND_REFUSED\x10\x04\"l\n\x06Values\x12\x0e\n\x06\x62locks\x18\x01 \x03(\r\x12\x10\n\x08versions\x18\x02 \x03(\x04\x12\x0f\n\x07lengths\x18\x03 \x03(\r\x12\r\n\x05\x64\x65lta\x18\x04 \x01(\x08\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x12\x0f\n\x07padding\x18\x0f \x01(\x0c\"\x89\x01\n\x08PullDone\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\r\n\x05round\x18\x03 \x01(\x04\x12\r\n\x05\x63lock\x18\x04 \x01(\x04\x12\x16\n\x0esmallest_clock\x18\x05 \x01(\x04\x12\x13\n\x0bnum_workers\x18\x06 \x01(\r\x12\x13\n\x0bnum_samples\x18\x07 \x01(\x01*G\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x11\n\rVERDICT_APPLY\x10\x01\x12\x10\n\x0cVERDICT_SKIP\x10\x02\x32\xdf\x02\n\x05Shard\x12\x45\n\x08\x45xchange\x12\x1a.pushpull.v1.WorkerMessage\x1a\x19.pushpull.v1.ShardMessage(\x01\x30\x01\x12\x43\n\x06Status\x12\x1f.pushpull.v1.ShardStatusRequest\x1a\x18.pushpull.v1.ShardStatus\x12;\n\x04\x42\x65\x61t\x12\x18.pushpull.v1.BeatRequest\x1a\x19.pushpull.v1.BeatResponse\x12G\n\x08Recorded\x12\x1c.pushpull.v1.RecordedRequest\x1a\x1d.pushpull.v1.RecordedResponse\x12\x44\n\x07Masters\x12\x1b.pushpull.v1.MastersRequest\x1a\x1a.pushpull.v1.MasterNumbers0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pushpull.protos.shard_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERDICT']._serialized_start=2264
-  _globals['_VERDICT']._serialized_end=2335
-  _globals['_RECORDEDREQUEST']._serialized_start=107
-  _globals['_RECORDEDREQUEST']._serialized_end=194
-  _globals['_RECORDEDRESPONSE']._serialized_start=197
-  _globals['_RECORDEDRESPONSE']._serialized_end=412
-  _globals['_RECORDEDRESPONSE_STATE']._serialized_start=308
-  _globals['_RECORDEDRESPONSE_STATE']._serialized_end=412
-  _globals['_BEATREQUEST']._serialized_start=414
-  _globals['_BEATREQUEST']._serialized_end=481
-  _globals['_BEATRESPONSE']._serialized_start=483
-  _globals['_BEATRESPONSE']._serialized_end=497
-  _globals['_SHARDSTATUSREQUEST']._serialized_start=499
-  _globals['_SHARDSTATUSREQUEST']._serialized_end=519
-  _globals['_WORKERMESSAGE']._serialized_start=522
-  _globals['_WORKERMESSAGE']._serialized_end=752
-  _globals['_HELLO']._serialized_start=755
-  _globals['_HELLO']._serialized_end=927
-  _globals['_FRAMES']._serialized_start=929
-  _globals['_FRAMES']._serialized_end=1051
-  _globals['_COMMIT']._serialized_start=1054
-  _globals['_COMMIT']._serialized_end=1356
-  _globals['_PULL']._serialized_start=1358
-  _globals['_PULL']._serialized_end=1420
-  _globals['_INITIALVALUES']._serialized_start=1422
-  _globals['_INITIALVALUES']._serialized_end=1519
-  _globals['_SHARDMESSAGE']._serialized_start=1522
-  _globals['_SHARDMESSAGE']._serialized_end=1712
-  _globals['_WELCOME']._serialized_start=1714
-  _globals['_WELCOME']._serialized_end=1757
-  _globals['_OUTCOME']._serialized_start=1760
-  _globals['_OUTCOME']._serialized_end=2012
-  _globals['_OUTCOME_KIND']._serialized_start=1915
-  _globals['_OUTCOME_KIND']._serialized_end=2012
-  _globals['_VALUES']._serialized_start=2014
-  _globals['_VALUES']._serialized_end=2122
-  _globals['_PULLDONE']._serialized_start=2125
-  _globals['_PULLDONE']._serialized_end=2262
-  _globals['_SHARD']._serialized_start=2338
-  _globals['_SHARD']._serialized_end=2619
+  _globals['_VERDICT']._serialized_start=2431
+  _globals['_VERDICT']._serialized_end=2502
+  _globals['_MASTERSREQUEST']._serialized_start=107
+  _globals['_MASTERSREQUEST']._serialized_end=139
+  _globals['_MASTERNUMBERS']._serialized_start=142
+  _globals['_MASTERNUMBERS']._serialized_end=272
+  _globals['_RECORDEDREQUEST']._serialized_start=274
+  _globals['_RECORDEDREQUEST']._serialized_end=361
+  _globals['_RECORDEDRESPONSE']._serialized_start=364
+  _globals['_RECORDEDRESPONSE']._serialized_end=579
+  _globals['_RECORDEDRESPONSE_STATE']._serialized_start=475
+  _globals['_RECORDEDRESPONSE_STATE']._serialized_end=579
+  _globals['_BEATREQUEST']._serialized_start=581
+  _globals['_BEATREQUEST']._serialized_end=648
+  _globals['_BEATRESPONSE']._serialized_start=650
+  _globals['_BEATRESPONSE']._serialized_end=664
+  _globals['_SHARDSTATUSREQUEST']._serialized_start=666
+  _globals['_SHARDSTATUSREQUEST']._serialized_end=686
+  _globals['_WORKERMESSAGE']._serialized_start=689
+  _globals['_WORKERMESSAGE']._serialized_end=919
+  _globals['_HELLO']._serialized_start=922
+  _globals['_HELLO']._serialized_end=1094
+  _globals['_FRAMES']._serialized_start=1096
+  _globals['_FRAMES']._serialized_end=1218
+  _globals['_COMMIT']._serialized_start=1221
+  _globals['_COMMIT']._serialized_end=1523
+  _globals['_PULL']._serialized_start=1525
+  _globals['_PULL']._serialized_end=1587
+  _globals['_INITIALVALUES']._serialized_start=1589
+  _globals['_INITIALVALUES']._serialized_end=1686
+  _globals['_SHARDMESSAGE']._serialized_start=1689
+  _globals['_SHARDMESSAGE']._serialized_end=1879
+  _globals['_WELCOME']._serialized_start=1881
+  _globals['_WELCOME']._serialized_end=1924
+  _globals['_OUTCOME']._serialized_start=1927
+  _globals['_OUTCOME']._serialized_end=2179
+  _globals['_OUTCOME_KIND']._serialized_start=2082
+  _globals['_OUTCOME_KIND']._serialized_end=2179
+  _globals['_VALUES']._serialized_start=2181
+  _globals['_VALUES']._serialized_end=2289
+  _globals['_PULLDONE']._serialized_start=2292
+  _globals['_PULLDONE']._serialized_end=2429
+  _globals['_SHARD']._serialized_start=2505
+  _globals['_SHARD']._serialized_end=2856
 # @@protoc_insertion_point(module_scope)

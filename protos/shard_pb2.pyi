@@ -18,6 +18,30 @@ VERDICT_UNSPECIFIED: Verdict
 VERDICT_APPLY: Verdict
 VERDICT_SKIP: Verdict
 
+class MastersRequest(_message.Message):
+    __slots__ = ("job_id",)
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    def __init__(self, job_id: _Optional[str] = ...) -> None: ...
+
+class MasterNumbers(_message.Message):
+    __slots__ = ("slot", "blocks", "updates", "payload", "end", "round", "of_one_moment")
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    UPDATES_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    OF_ONE_MOMENT_FIELD_NUMBER: _ClassVar[int]
+    slot: str
+    blocks: _containers.RepeatedScalarFieldContainer[int]
+    updates: _containers.RepeatedScalarFieldContainer[int]
+    payload: bytes
+    end: bool
+    round: int
+    of_one_moment: bool
+    def __init__(self, slot: _Optional[str] = ..., blocks: _Optional[_Iterable[int]] = ..., updates: _Optional[_Iterable[int]] = ..., payload: _Optional[bytes] = ..., end: _Optional[bool] = ..., round: _Optional[int] = ..., of_one_moment: _Optional[bool] = ...) -> None: ...
+
 class RecordedRequest(_message.Message):
     __slots__ = ("job_id", "worker_id", "incarnation", "step")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]

@@ -55,6 +55,11 @@ class ShardStub:
                 request_serializer=pushpull_dot_protos_dot_shard__pb2.RecordedRequest.SerializeToString,
                 response_deserializer=pushpull_dot_protos_dot_shard__pb2.RecordedResponse.FromString,
                 _registered_method=True)
+        self.Masters = channel.unary_stream(
+                '/pushpull.v1.Shard/Masters',
+                request_serializer=pushpull_dot_protos_dot_shard__pb2.MastersRequest.SerializeToString,
+                response_deserializer=pushpull_dot_protos_dot_shard__pb2.MasterNumbers.FromString,
+                _registered_method=True)
 
 
 class ShardServicer:
@@ -87,6 +92,13 @@ class ShardServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Masters(self, request, context):
+        """FP32 values and optimizer state of the whole shard.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShardServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +121,11 @@ def add_ShardServicer_to_server(servicer, server):
                     servicer.Recorded,
                     request_deserializer=pushpull_dot_protos_dot_shard__pb2.RecordedRequest.FromString,
                     response_serializer=pushpull_dot_protos_dot_shard__pb2.RecordedResponse.SerializeToString,
+            ),
+            'Masters': grpc.unary_stream_rpc_method_handler(
+                    servicer.Masters,
+                    request_deserializer=pushpull_dot_protos_dot_shard__pb2.MastersRequest.FromString,
+                    response_serializer=pushpull_dot_protos_dot_shard__pb2.MasterNumbers.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +236,33 @@ class Shard:
             '/pushpull.v1.Shard/Recorded',
             pushpull_dot_protos_dot_shard__pb2.RecordedRequest.SerializeToString,
             pushpull_dot_protos_dot_shard__pb2.RecordedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Masters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pushpull.v1.Shard/Masters',
+            pushpull_dot_protos_dot_shard__pb2.MastersRequest.SerializeToString,
+            pushpull_dot_protos_dot_shard__pb2.MasterNumbers.FromString,
             options,
             channel_credentials,
             insecure,

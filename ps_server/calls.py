@@ -22,6 +22,7 @@ SHARD = {
     "Status": ("status", CONTROL_BYTES),
     "Beat": ("heartbeats", CONTROL_BYTES),
     "Recorded": ("heartbeats", CONTROL_BYTES),
+    "Masters": ("copies", CONTROL_BYTES),
 }
 HEALTH = {"Check": ("health", CONTROL_BYTES), "List": ("health", CONTROL_BYTES), "Watch": ("watches", CONTROL_BYTES)}
 REFLECTION = {"ServerReflectionInfo": ("status", CONTROL_BYTES)}
@@ -41,6 +42,7 @@ def doors_of(config: ServerConfig, metrics: ServerMetrics) -> Doors:
         door("control", num_workers + 32, most_silent=32, most_waiting=4 * num_workers),
         door("heartbeats", 16, most_silent=16, most_waiting=4 * num_workers),
         door("status", 16, most_silent=16, most_waiting=64),
+        door("copies", 8, most_silent=8, most_waiting=2 * num_workers),
         door("health", 16, most_silent=16, most_waiting=64),
         door("watches", 8, most_silent=8, most_waiting=4),
     ]

@@ -8,6 +8,7 @@ engine's.
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import structlog
 import torch
@@ -40,8 +41,6 @@ from ..protos.shard_pb2 import (
     Hello,
     InitialValues,
     Pull,
-    RecordedRequest,
-    RecordedResponse,
     ShardMessage,
     Welcome,
 )
@@ -66,6 +65,7 @@ from .step_observer import StepObserver
 from .streams import Streams
 
 log = structlog.get_logger(__name__)
+Read = TypeVar("Read")
 
 
 class Engine:
@@ -175,10 +175,10 @@ class Engine:
             session.send(welcome.SerializeToString())
             return session
 
-    def recorded(self, request: RecordedRequest) -> RecordedResponse:
-        """What became of a step; also told to those that may not act, and at the end of the job."""
+    def reading(self, read: Callable[[Shard], Read]) -> Read:
+        """What `read` returns of the shard, which nobody changes meanwhile; also at the end of the job."""
         with self._lock:
-            return self._loaded().recorded(request)
+            return read(self._loaded())
 
     def close(self, session: Session) -> None:
         """The stream of a session is over."""

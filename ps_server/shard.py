@@ -9,7 +9,7 @@ from ..compression.warm_up import warm_up
 from ..protos.common_pb2 import JobSpecification
 from ..protos.errors import FrameError, PlanMismatchError, StepError, UnknownBlockError, WrongJobError
 from ..protos.registrar_pb2 import Initialise, Initialised, InstallPlan, PlanInstalled, ShardReport
-from ..protos.shard_pb2 import Hello, RecordedRequest, RecordedResponse
+from ..protos.shard_pb2 import Hello, MastersRequest, RecordedRequest, RecordedResponse
 from .blocks import BlockStore
 from .consistency import policy_for
 from .frame_bounds import FrameBounds
@@ -77,6 +77,11 @@ class Shard:
         """What became of a step. Raises WrongJobError."""
         self.check_job(request.job_id)
         return self.state.recorded(request)
+
+    def check_may_be_saved(self, request: MastersRequest) -> None:
+        """Raises WrongJobError or NotReadyError."""
+        self.check_job(request.job_id)
+        self.state.check_ready()
 
     def reports_again(self, grant: int) -> list[ShardReport]:
         """What the registrar may have missed while the link was down."""

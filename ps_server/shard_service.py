@@ -12,6 +12,8 @@ from ..protos.registrar_pb2 import ShardStatus
 from ..protos.shard_pb2 import (
     BeatRequest,
     BeatResponse,
+    MasterNumbers,
+    MastersRequest,
     RecordedRequest,
     RecordedResponse,
     ShardMessage,
@@ -24,6 +26,7 @@ from .doors import Doors
 from .engine import Engine
 from .envelope import Received, receive
 from .keys import StreamKey
+from .masters import read_masters
 from .metrics import ServerMetrics
 from .rpc import refuse, refusing
 from .session import Session
@@ -63,7 +66,12 @@ class ShardService(ShardServicer):
 
     def Recorded(self, request: RecordedRequest, context: grpc.ServicerContext) -> RecordedResponse:
         with refusing(context, self._metrics):
-            return self._engine.recorded(request)
+            return self._engine.reading(lambda shard: shard.recorded(request))
+
+    def Masters(self, request: MastersRequest, context: grpc.ServicerContext) -> Iterator[MasterNumbers]:
+        with refusing(context, self._metrics):
+            self._engine.reading(lambda shard: shard.check_may_be_saved(request))
+            yield from read_masters(self._engine.reading)
 
     def Status(self, request: ShardStatusRequest, context: grpc.ServicerContext) -> ShardStatus:
         return self._engine.status()
@@ -120,6 +128,11 @@ def add_shard_service(service: ShardService, doors: Doors) -> None:
             service.Recorded,
             request_deserializer=RecordedRequest.FromString,
             response_serializer=RecordedResponse.SerializeToString,
+        ),
+        "Masters": grpc.unary_stream_rpc_method_handler(
+            service.Masters,
+            request_deserializer=MastersRequest.FromString,
+            response_serializer=MasterNumbers.SerializeToString,
         ),
         "Beat": grpc.unary_unary_rpc_method_handler(
             service.Beat,

@@ -204,7 +204,7 @@ class ShardState:
         """
         self.membership.check(*key.worker)
         _, share = self._ledgers.of(key)
-        self._check_ready()
+        self.check_ready()
         held = self._shares.wanted(share, pull)
         self._pulls.add(PullTicket(key, pull.request, 0, held, self._jobs_decided))
         return self._answer()
@@ -295,14 +295,14 @@ class ShardState:
 
     # ---- inside ----
 
-    def _check_ready(self) -> None:
+    def check_ready(self) -> None:
         if not self.ready:
             raise NotReadyError(f"shard {self._shard} has no parameters yet")
 
     def _check_may_push(self, key: StreamKey) -> None:
         if self.membership.check(*key.worker).observer:
             raise BadRequestError("an observer pushes nothing")
-        self._check_ready()
+        self.check_ready()
 
     def _in_order(self, contributions: Iterable[Contribution]) -> list[Contribution]:
         """The order of the sum: ascending worker id, whatever order the steps arrived in."""

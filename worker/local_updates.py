@@ -117,6 +117,12 @@ class LocalUpdates(torch.optim.Optimizer):
         self._outer.param_groups[0]["lr"] = finite_number_of("outer_lr", value)
 
     @property
+    def outer_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups of the outer optimizer."""
+        groups: list[dict[str, Any]] = self._outer.param_groups
+        return groups
+
+    @property
     def num_pending(self) -> int:
         """Local steps that are not pushed yet."""
         return self._window.num_steps

@@ -20,6 +20,7 @@ from .data_ledger import DataLedger
 from .departure import Departure
 from .ending import EndOnSigterm, failure_text
 from .expectations import check_expectations
+from .full_state import SavesFullState, full_state_of
 from .gpu_readings import GpuReadings
 from .identity import Identity, assume
 from .learning_rate import LearningRateFactor, LearningRateScaling
@@ -50,7 +51,7 @@ logger = logging.getLogger(__name__)
 Params = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
 
 
-class Worker:
+class Worker(SavesFullState):
     """One data-parallel replica in a job. Use it in a `with` block: leaving the block leaves the job. SIGTERM does, too,
     at once: it raises SystemExit in the main thread, and the process ends within seconds (see `EndOnSigterm`).
 
@@ -368,13 +369,12 @@ class Worker:
     def _start(self, model: GivenModel, template: torch.optim.Optimizer, settings: ReplicaSettings) -> OptimizerParts:
         """Enrols with a model and with what the servers run on it; the servers' values are in the model then."""
         if self._training.replica is not None:
-            raise SettingError(
-                "this worker has an optimizer already; a job has one optimizer (give it all parameter groups)"
-            )
+            raise SettingError("this worker has one already; a job has one optimizer (give it all parameter groups)")
         seat = Seat(self._membership, self._ranks, self.layout)
         HERE.let_abandoned_leave()
         table, replica = start_replica(model, template, settings, seat)
         self._training.replica = self._departure.replica = replica
+        self._full_state = full_state_of(model, table, template, replica.plan, seat)
         return OptimizerParts(
             table,
             replica,

@@ -43,6 +43,19 @@ class BlockOptimizer(ABC):
         """Memory for each parameter element, beside its value."""
         return self._slots.bytes_per_element
 
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        """What is kept for each element, by torch's names."""
+        return self._slots.names
+
+    def slot(self, name: str, block: int) -> Tensor:
+        """A slot of a block (position on the shard), only to be read; float32, flat."""
+        return self._slots.read(name, block)
+
+    def num_updates(self, block: int) -> int:
+        """How often a block was updated."""
+        return int(self._steps[block])
+
     @abstractmethod
     def update(
         self,

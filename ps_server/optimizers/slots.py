@@ -50,6 +50,15 @@ class Slots(ABC):
     def __contains__(self, name: str) -> bool:
         """Whether there is a slot of this name."""
 
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Of all slots."""
+
+    @abstractmethod
+    def read(self, name: str, block: int) -> Tensor:
+        """A slot of a block, only to be read; float32, flat."""
+
     @abstractmethod
     def add(self, name: str, kind: Slot, initial: float = 0.0) -> None:
         """A new slot, full of `initial`."""
@@ -75,6 +84,13 @@ class FloatSlots(Slots):
 
     def __contains__(self, name: str) -> bool:
         return name in self._floats
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._floats)
+
+    def read(self, name: str, block: int) -> Tensor:
+        return self._floats[name][block]
 
     def add(self, name: str, kind: Slot, initial: float = 0.0) -> None:
         self._add_floats(name, initial)
@@ -133,6 +149,18 @@ class EightBitSlots(Slots):
 
     def __contains__(self, name: str) -> bool:
         return name in self._floats or name in self._coded
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*self._coded, *self._floats)
+
+    def read(self, name: str, block: int) -> Tensor:
+        if name in self._floats:
+            return self._floats[name][block]
+        start, stop = self._ranges[block]
+        values = np.empty(stop - start, np.float32)
+        self._coded[name].read(block, values)
+        return torch.from_numpy(values)
 
     def add(self, name: str, kind: Slot, initial: float = 0.0) -> None:
         if kind is Slot.EXACT or initial:
