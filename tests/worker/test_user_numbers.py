@@ -11,7 +11,7 @@ from pushpull.protos.errors import SettingError
 from pushpull.worker import LAMB, LARS, LearningRateScaling
 from pushpull.worker.local_updates import OuterSettings
 from pushpull.worker.optimizer_values import group_numbers, known_flags, optimizer_specification
-from pushpull.worker.recorded_steps import weight_of
+from pushpull.worker.recorded_steps import StepWeights
 from pushpull.worker.user_numbers import count_of, number_of, positive_number_of
 
 HALVES = [0.5, np.float32(0.5), np.float64(0.5), np.float16(0.5), np.array(0.5), torch.tensor(0.5), torch.tensor([0.5])]
@@ -87,11 +87,27 @@ class TestGroups:
 
 class TestOtherNumbers:
     def test_weights(self) -> None:
-        assert weight_of(np.int64(3), 7.0) == weight_of(torch.tensor(3), 7.0) == 3.0  # type: ignore[arg-type]
+        assert StepWeights().next(np.int64(3), 7.0) == StepWeights().next(torch.tensor(3), 7.0) == 3.0  # type: ignore[arg-type]
         with pytest.raises(SettingError, match="num_samples"):
-            weight_of("many", 1.0)  # type: ignore[arg-type]
+            StepWeights().next("many", 1.0)  # type: ignore[arg-type]
         with pytest.raises(SettingError, match="num_samples"):
-            weight_of(float("nan"), 1.0)
+            StepWeights().next(float("nan"), 1.0)
+
+    @pytest.mark.parametrize(
+        ("steps", "weights"),
+        [
+            pytest.param([(None, 0.0), (None, 0.0)], [1.0, 1.0], id="without data every step weighs 1"),
+            pytest.param([(None, 32.0), (None, 16.0)], [32.0, 16.0], id="the samples since the step before"),
+            pytest.param([(None, 32.0), (None, 0.0)], [32.0, 32.0], id="two networks in turn on one batch"),
+            pytest.param([(5.0, 32.0), (None, 0.0)], [5.0, 5.0], id="what user code says holds for the next one, too"),
+            pytest.param([(None, 32.0), (0.0, 8.0), (None, 0.0)], [32.0, 0.0, 32.0], id="a skip is nothing to go by"),
+        ],
+    )
+    def test_a_step_without_new_data_weighs_as_its_predecessor(
+        self, steps: list[tuple[float | None, float]], weights: list[float]
+    ) -> None:
+        step_weights = StepWeights()
+        assert [step_weights.next(said, given_out) for said, given_out in steps] == weights
 
     def test_local_updates(self) -> None:
         settings = OuterSettings(every=np.int64(2), learning_rate=np.float32(0.5), momentum=torch.tensor(0.5))  # type: ignore[arg-type]
