@@ -10,7 +10,7 @@ import torch
 
 from ..compression.spec import parse_codec
 from ..protos.common_pb2 import Mode, OptimizerSpecification, ParameterGroup
-from ..protos.errors import ExpiredError, PushpullError, RefusedError
+from ..protos.errors import ExpiredError, PushpullError
 from ..protos.shard_pb2 import Outcome, WorkerMessage
 from .block_encoding import encoding_of
 from .changed_values import ChangedValues
@@ -34,12 +34,11 @@ from .staging import Stager, StagingSettings
 from .step_messages import Position, StagedFrames, StepRequest, commit_of, kind_of
 from .step_staging import StepStaging
 from .value_pushes import ValuePush, value_pushes
+from .value_steps import ValueSteps
 
 logger = logging.getLogger(__name__)
 
 REJOIN_ATTEMPTS = 5
-PUSH_ATTEMPTS = 100
-"""Of values, before giving up: with a quorum a round may close without them, again and again."""
 SAVING_SECONDS = 3.0
 """That saving waits for the outcome of a step that was interrupted."""
 DEFAULT_MESSAGE_BYTES = 1 << 20
@@ -84,10 +83,11 @@ class Replica:
         self._bounds = encoding.bounds
         self.changes = ChangedValues(model)
         self._local_state = LocalState(model, encoding.bounds, lambda: membership.is_first)
+        self._settlement = Settlement(self.encoder, model.blocks)
+        self._values = ValueSteps(model, self._settlement, self._counts, self._take_values, self._come_back)
         self._shards = self._new_shards()
         self._active = False
         self._interrupted = False
-        self._settlement = Settlement(self.encoder, model.blocks)
         self._recorded = RecordedOutcomes(self.job, membership.check)
         self.num_rejoins = 0
         self._step = 0
@@ -166,9 +166,7 @@ class Replica:
 
         Raises: what `step` raises. NonFiniteError names the parameter.
         """
-        pushes = value_pushes(self._model, self.changes.blocks(), self._bounds)
-        kinds = [self._push_until_applied(push, groups) for push in pushes]
-        return StepKind.EXPIRED if StepKind.EXPIRED in kinds else StepKind.APPLIED
+        return self._values.push(value_pushes(self._model, self.changes.blocks(), self._bounds), groups)
 
     def activate(self) -> StepKind | None:
         """Counts from now on, and not from the next step only; others wait for this worker then.
@@ -320,23 +318,6 @@ class Replica:
         life = self._membership.worker_id, self._membership.life
         self._stager.open(step, step_seed(self.job.seed, life, step))
 
-    def _push_until_applied(self, push: ValuePush, groups: Sequence[ParameterGroup]) -> StepKind:
-        """A round may close without it, and a lease run out: the values are copies, so they are sent once more."""
-        kind = StepKind.APPLIED
-        request = StepRequest(gradients={}, groups=groups, num_samples=0.0)
-        for _ in range(PUSH_ATTEMPTS):
-            try:
-                self._counts()
-                if (
-                    self._exchange(request, lambda: self._with_values(self._staging.without_gradients(), push))
-                    is StepKind.APPLIED
-                ):
-                    return kind
-            except ExpiredError as error:
-                self._come_back(error)
-                kind = StepKind.EXPIRED
-        raise RefusedError(f"the values were not taken in {PUSH_ATTEMPTS} attempts: rounds closed before they came")
-
     def _with_values(self, frames: StagedFrames, push: ValuePush) -> StagedFrames:
         """Sends values behind the gradients of a step, or in the place of any."""
         if not frames.apply:
@@ -345,6 +326,9 @@ class Replica:
         for shard, message in self._ranks.together(lambda: push.messages(step, frames.attempt, size)):
             self._shards.send(shard, message)
         return replace(frames, num_values=push.num_blocks())
+
+    def _take_values(self, request: StepRequest, push: ValuePush) -> StepKind:
+        return self._exchange(request, lambda: self._with_values(self._staging.without_gradients(), push))
 
     def _take_step(self, request: StepRequest) -> StepKind:
         local = self._local_state.due()

@@ -27,6 +27,7 @@ class Settlement:
         self._request = RecordedRequest()
         self._frames: StagedFrames | None = None
         self._outcomes: list[Outcome | None] = []
+        self._applied: frozenset[int] = frozenset()
 
     def begin(self, request: RecordedRequest, frames: StagedFrames) -> None:
         """Commits are going out. `request` names the step for shards that have to be asked later what became of it."""
@@ -55,12 +56,20 @@ class Settlement:
             return []
         never = [shard for shard in self._open_shards if not self._recover(shard, ask(shard, self._request))]
         self._frames = None
+        self._applied = frozenset(
+            shard for shard, outcome in enumerate(self._outcomes) if outcome and outcome.kind == Outcome.KIND_APPLIED
+        )
         what = [Outcome.Kind.Name(outcome.kind).removeprefix("KIND_").lower() for outcome in self._known]
         logger.warning(
             "step %d was cut off before its outcome came: %s",
             *(self._request.step, ", ".join(sorted(set(what))) + (f", but never on shards {never}" if never else "")),
         )
         return [] if never else self._known
+
+    def take_applied(self) -> frozenset[int]:
+        """Shards that had applied the step that was cut off last, as `recover` found out; told once."""
+        applied, self._applied = self._applied, frozenset()
+        return applied
 
     @property
     def _known(self) -> list[Outcome]:

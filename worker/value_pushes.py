@@ -1,7 +1,7 @@
 """Values that the script has put into the model, on their way to become the servers' own."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from .plan import PlanBlock
 from .ranks.model import RankModel
@@ -20,6 +20,12 @@ class ValuePush:
 
     own: RankBlocks
     blocks: tuple[tuple[PlanBlock, Floats], ...] = ()
+
+    def without(self, shards: Collection[int]) -> "ValuePush":
+        """The same but for what these shards have already."""
+        return replace(
+            self, blocks=tuple((block, values) for block, values in self.blocks if block.shard not in shards)
+        )
 
     def num_blocks(self) -> list[int]:
         """By shard."""
