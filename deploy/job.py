@@ -69,6 +69,10 @@ class Job(BaseModel):
         description='Other push codecs for parameters by name: `{"*.bias": fp32}`; the first pattern that matches wins.',
     )
     pull_codec: str = Field(default=JobSettings.pull_codec, description="How parameters travel: fp32, bf16, ...")
+    average_buffers: bool = Field(
+        default=JobSettings.average_buffers,
+        description="Running statistics and other buffers become the mean over the workers at the end of an epoch; sync only.",
+    )
     optimizer_state: Literal["fp32", "int8"] = Field(
         default="fp32", description="How servers keep the moments of the optimizer: fp32, or int8 for 8 bits each."
     )
@@ -286,6 +290,11 @@ def _check_together(job: Job, entries: Mapping[str, Entry]) -> None:
         raise SettingError(
             f"{entries['quorum'].where}: `quorum` closes rounds and needs mode=sync; the mode is {job.mode}. "
             "Remove quorum (--set quorum=null) or change mode."
+        )
+    if job.average_buffers and job.mode != "sync":
+        raise SettingError(
+            f"{entries['average_buffers'].where}: `average_buffers` takes the mean in a round and needs mode=sync; the mode is "
+            f"{job.mode}. Remove average_buffers or change mode."
         )
     if job.quorum is not None and job.quorum > job.expected_workers > 0:
         raise SettingError(

@@ -66,7 +66,7 @@ BUSY: ErrorCode
 SERVER_LOST: ErrorCode
 
 class JobSpecification(_message.Message):
-    __slots__ = ("job_id", "mode", "staleness_bound", "quorum", "damping", "push_codec", "pull_codec", "block_elements", "lease_seconds", "num_shards", "shard_addresses", "expected_workers", "server_patience_seconds", "seed", "message_bytes", "push_overrides", "layouts", "tensor_splits", "optimizer_state", "name")
+    __slots__ = ("job_id", "mode", "staleness_bound", "quorum", "damping", "push_codec", "pull_codec", "block_elements", "lease_seconds", "num_shards", "shard_addresses", "expected_workers", "server_patience_seconds", "seed", "message_bytes", "push_overrides", "layouts", "tensor_splits", "optimizer_state", "name", "average_buffers")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     STALENESS_BOUND_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +87,7 @@ class JobSpecification(_message.Message):
     TENSOR_SPLITS_FIELD_NUMBER: _ClassVar[int]
     OPTIMIZER_STATE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    AVERAGE_BUFFERS_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     mode: Mode
     staleness_bound: int
@@ -107,7 +108,8 @@ class JobSpecification(_message.Message):
     tensor_splits: _containers.RepeatedCompositeFieldContainer[TensorSplit]
     optimizer_state: str
     name: str
-    def __init__(self, job_id: _Optional[str] = ..., mode: _Optional[_Union[Mode, str]] = ..., staleness_bound: _Optional[int] = ..., quorum: _Optional[int] = ..., damping: _Optional[str] = ..., push_codec: _Optional[str] = ..., pull_codec: _Optional[str] = ..., block_elements: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., num_shards: _Optional[int] = ..., shard_addresses: _Optional[_Iterable[str]] = ..., expected_workers: _Optional[int] = ..., server_patience_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., message_bytes: _Optional[int] = ..., push_overrides: _Optional[_Iterable[_Union[CodecOverride, _Mapping]]] = ..., layouts: _Optional[_Iterable[str]] = ..., tensor_splits: _Optional[_Iterable[_Union[TensorSplit, _Mapping]]] = ..., optimizer_state: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+    average_buffers: bool
+    def __init__(self, job_id: _Optional[str] = ..., mode: _Optional[_Union[Mode, str]] = ..., staleness_bound: _Optional[int] = ..., quorum: _Optional[int] = ..., damping: _Optional[str] = ..., push_codec: _Optional[str] = ..., pull_codec: _Optional[str] = ..., block_elements: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., num_shards: _Optional[int] = ..., shard_addresses: _Optional[_Iterable[str]] = ..., expected_workers: _Optional[int] = ..., server_patience_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., message_bytes: _Optional[int] = ..., push_overrides: _Optional[_Iterable[_Union[CodecOverride, _Mapping]]] = ..., layouts: _Optional[_Iterable[str]] = ..., tensor_splits: _Optional[_Iterable[_Union[TensorSplit, _Mapping]]] = ..., optimizer_state: _Optional[str] = ..., name: _Optional[str] = ..., average_buffers: _Optional[bool] = ...) -> None: ...
 
 class CodecOverride(_message.Message):
     __slots__ = ("pattern", "codec")

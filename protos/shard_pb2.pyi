@@ -147,7 +147,7 @@ class Frames(_message.Message):
     def __init__(self, step: _Optional[int] = ..., attempt: _Optional[int] = ..., blocks: _Optional[_Iterable[int]] = ..., lengths: _Optional[_Iterable[int]] = ..., payload: _Optional[bytes] = ..., values: _Optional[bool] = ..., padding: _Optional[bytes] = ...) -> None: ...
 
 class Commit(_message.Message):
-    __slots__ = ("step", "attempt", "num_frames", "verdict", "num_samples", "scale", "groups", "absent", "base_versions", "round", "lots", "traceparent", "idle", "num_values")
+    __slots__ = ("step", "attempt", "num_frames", "verdict", "num_samples", "scale", "groups", "absent", "base_versions", "round", "lots", "traceparent", "idle", "num_values", "average")
     STEP_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     NUM_FRAMES_FIELD_NUMBER: _ClassVar[int]
@@ -162,6 +162,7 @@ class Commit(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     IDLE_FIELD_NUMBER: _ClassVar[int]
     NUM_VALUES_FIELD_NUMBER: _ClassVar[int]
+    AVERAGE_FIELD_NUMBER: _ClassVar[int]
     step: int
     attempt: int
     num_frames: int
@@ -176,7 +177,8 @@ class Commit(_message.Message):
     traceparent: bytes
     idle: bool
     num_values: int
-    def __init__(self, step: _Optional[int] = ..., attempt: _Optional[int] = ..., num_frames: _Optional[int] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., num_samples: _Optional[float] = ..., scale: _Optional[float] = ..., groups: _Optional[_Iterable[_Union[_common_pb2.ParameterGroup, _Mapping]]] = ..., absent: _Optional[_Iterable[int]] = ..., base_versions: _Optional[_Iterable[int]] = ..., round: _Optional[int] = ..., lots: _Optional[_Iterable[int]] = ..., traceparent: _Optional[bytes] = ..., idle: _Optional[bool] = ..., num_values: _Optional[int] = ...) -> None: ...
+    average: bool
+    def __init__(self, step: _Optional[int] = ..., attempt: _Optional[int] = ..., num_frames: _Optional[int] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., num_samples: _Optional[float] = ..., scale: _Optional[float] = ..., groups: _Optional[_Iterable[_Union[_common_pb2.ParameterGroup, _Mapping]]] = ..., absent: _Optional[_Iterable[int]] = ..., base_versions: _Optional[_Iterable[int]] = ..., round: _Optional[int] = ..., lots: _Optional[_Iterable[int]] = ..., traceparent: _Optional[bytes] = ..., idle: _Optional[bool] = ..., num_values: _Optional[int] = ..., average: _Optional[bool] = ...) -> None: ...
 
 class Pull(_message.Message):
     __slots__ = ("request", "base_versions", "blocks")

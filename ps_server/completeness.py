@@ -9,7 +9,7 @@ from ..protos.shard_pb2 import Commit, Verdict
 from .shares import Share
 from .steps import OpenStep, Part
 
-WORKER_WIDE = ("verdict", "num_samples", "scale", "groups", "round", "lots")
+WORKER_WIDE = ("verdict", "num_samples", "scale", "groups", "round", "lots", "average")
 """Fields of a commit that are decided once for the whole worker."""
 
 
@@ -21,6 +21,8 @@ def fault_of_part(part: Part, commit: Commit, share: Share) -> PushpullError | N
         return StepError(
             f"step {commit.step} has {len(part.values)} frames of values and announces {commit.num_values}"
         )
+    if commit.average and not share.pushed_ids.isdisjoint(part.values):
+        return StepError(f"step {commit.step} asks for the mean of a parameter that is optimised")
     expected = share.pushed_ids - set(commit.absent)
     if len(part.frames) != commit.num_frames or part.frames.keys() != expected:
         return StepError(

@@ -34,6 +34,8 @@ class JobSettings:
     """(pattern, codec) for the gradients of parameters whose name matches the pattern; the first match wins."""
     pull_codec: str = "fp32"
     """Codec of parameters."""
+    average_buffers: bool = False
+    """Whether buffers of the model become the mean over the workers at the end of an epoch; `sync` only."""
     optimizer_state: str = "fp32"
     """How servers keep the moments of the optimizer: `fp32`, or `int8` for 8 bits each."""
     block_elements: int | None = None
@@ -85,6 +87,8 @@ class JobSettings:
             _at_least("quorum", self.quorum, 1)
             if self.mode != "sync":
                 raise SettingError(f"quorum={self.quorum} needs mode=sync, not mode={self.mode}")
+        if self.average_buffers and self.mode != "sync":
+            raise SettingError(f"average_buffers=true needs mode=sync, not mode={self.mode}")
 
 
 @dataclass(frozen=True, kw_only=True)

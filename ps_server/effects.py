@@ -41,6 +41,8 @@ class Job:
     """Weight of all parts together; synchronous mode only."""
     replacements: list[dict[int, StagedFrame]] = field(default_factory=list)
     """Values that replace those of their blocks, by block id; ascending worker id: the first that changed an element wins."""
+    averaged: list[dict[int, StagedFrame]] = field(default_factory=list)
+    """Values whose mean replaces those of their blocks, by block id; ascending worker id: the order of the sum."""
     trust_ratios: dict[int, float] = field(default_factory=dict)
     """Of each parameter updated here, by position in the plan; decided while the job is applied, if the optimizer has any."""
 

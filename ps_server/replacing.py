@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .apply import Applier, BundleResult, Pass
+from .averaging import mean_into
 from .blocks import BlockStore, Bundle
 from .effects import Job
 from .publication import Publisher
@@ -20,6 +21,7 @@ class ReplacingApplier:
     A worker sends whole blocks, but means the elements that it has changed. Elements that still are what was published keep the
     shard's own FP32 value, which may be finer; of an element that several workers have changed, the value of the lowest id
     counts. Where a block moved on since the worker pulled it, nobody can tell: it is replaced whole. Optimizer state stays.
+    Of a block whose mean is asked for, that counts, whatever else was sent.
     """
 
     def __init__(self, gradients: Applier, store: BlockStore, publisher: Publisher) -> None:
@@ -29,7 +31,7 @@ class ReplacingApplier:
 
     def passes(self, job: Job) -> Sequence[Pass]:
         passes = list(self._gradients.passes(job)) if job.parts else []
-        return [*passes, Pass(partial(self._replace, job))] if job.replacements else passes
+        return [*passes, Pass(partial(self._replace, job))] if job.replacements or job.averaged else passes
 
     def _replace(self, job: Job, bundle: Bundle) -> BundleResult:
         result = BundleResult()
@@ -44,6 +46,10 @@ class ReplacingApplier:
     def _replace_block(self, position: int, job: Job) -> bool:
         """False if nobody sent this block."""
         block = self._store.blocks[position]
+        averaged = [values[block.block_id].frame for values in job.averaged if block.block_id in values]
+        if averaged:
+            mean_into(self._store.array(block), averaged)
+            return True
         sent = [values[block.block_id] for values in job.replacements if block.block_id in values]
         if not sent:
             return False

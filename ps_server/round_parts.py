@@ -31,4 +31,9 @@ def gradient_parts(applied: Sequence[AppliedStep], total: float) -> list[Applied
 
 def replacements(applied: Sequence[AppliedStep]) -> list[dict[int, StagedFrame]]:
     """Values that replace others, in the order of the contributions."""
-    return [step.values for _, step in applied if step.values]
+    return [step.values for _, step in applied if step.values and not step.averages]
+
+
+def to_average(applied: Sequence[AppliedStep]) -> list[dict[int, StagedFrame]]:
+    """Values whose mean replaces others, in the order of the contributions."""
+    return [step.values for _, step in applied if step.values and step.averages]

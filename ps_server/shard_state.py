@@ -34,7 +34,7 @@ from .membership import Membership
 from .norms import StepNorms
 from .pulls import Progress, RoundSize, WaitingPulls, merged_versions
 from .reports import refused_report, settled_report, staged_report
-from .round_parts import AppliedStep, gradient_parts, replacements
+from .round_parts import AppliedStep, gradient_parts, replacements, to_average
 from .shares import Share, Shares
 from .steps import OpenStep, Part, StagedFrame, StepLedger
 
@@ -261,6 +261,7 @@ class ShardState:
             record.round,
             total,
             replacements(applied),
+            to_average(applied),
         )
         return [Run(job)]
 

@@ -88,6 +88,11 @@ class OpenStep:
         return next(iter(self.commits.values()), None)
 
     @property
+    def averages(self) -> bool:
+        """Whether its values go into a mean."""
+        return self.commit is not None and self.commit.average
+
+    @property
     def first_refusal(self) -> tuple[ErrorCode, str] | None:
         """Why it cannot be applied: what the lowest rank's part suffers from, else all parts together."""
         refused = ((rank, part.refusal) for rank, part in sorted(self.parts.items()) if part.refusal is not None)

@@ -32,6 +32,7 @@ class HeldValues:
         self._versions: NDArray[np.uint64] = np.zeros(len(blocks.plan.blocks), np.uint64)
         self._owned = [np.array(ids, np.int64) for ids in blocks.blocks_of_shard]
         self._complete = False
+        self._again: frozenset[int] = frozenset()
         self._lock = threading.Lock()
 
     def versions(self, shard: int) -> list[int]:
@@ -56,10 +57,14 @@ class HeldValues:
         """Whether everything was there once."""
         return self._complete
 
+    def take_again(self, entries: frozenset[int]) -> None:
+        """Until `complete`, values of these are taken although they are the script's own: it has asked for them."""
+        self._again = entries
+
     def complete(self) -> None:
         """All values that were asked for are here: makes them visible to autograd."""
         self._memory.publish()
-        self._complete = True
+        self._complete, self._again = True, frozenset()
 
     def take(self, shard: int, values: Values, payload: memoryview) -> None:
         """Decodes one message of values, whose frames are `payload`, into the tensors.
@@ -74,7 +79,7 @@ class HeldValues:
         for number, version, length in zip(values.blocks, values.versions, values.lengths, strict=True):
             block = self._blocks.blocks[number]
             local = self._blocks.entries[block.entry].group < 0
-            if not (self._complete and local):
+            if not (self._complete and local) or block.entry in self._again:
                 frame = parse_frame(payload[first : first + length], block.num_elements, any_bits=local)
                 if values.delta:
                     self._receiver.add(block, frame, int(version) - int(self._versions[number]))

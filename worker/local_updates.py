@@ -185,6 +185,17 @@ class LocalUpdates(torch.optim.Optimizer):
         self._steps.push_values(group_numbers(self._outer.param_groups, self._outer.defaults))
         self._begin_window()
 
+    def average_buffers(self) -> None:
+        """Puts the mean over the workers into the model's buffers; see `RemoteOptimizer.average_buffers`. Ends a window."""
+        self.average(always=True)
+
+    def average(self, always: bool) -> None:
+        """See `average_buffers`; unless `always`, only if this worker has taken part in a push since."""
+        self.flush()
+        self._check_start()
+        self._steps.average_buffers(group_numbers(self._outer.param_groups, self._outer.defaults), always)
+        self._begin_window()
+
     def skip_step(self) -> bool:
         """Without data: pushes what there is, or takes part in the next round, or clock; False if nothing new was pulled."""
         self._check_start()

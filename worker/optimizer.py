@@ -119,6 +119,24 @@ class RemoteOptimizer(torch.optim.Optimizer):
         """
         self._steps.push_values(group_numbers(self.param_groups, self.defaults))
 
+    def average_buffers(self) -> None:
+        """Puts the mean over the workers into the model's buffers of floating point: running statistics, say.
+
+        With the job's setting `average_buffers=true` it is done at the end of every epoch of `worker.share()`; here for loops
+        without it. In synchronous mode only. It takes part in the next round: call it on every worker, behind the same step.
+        The mean is over the workers that call it in that round, each counts the same, and they alone take it. Integer
+        buffers stay, and so do those that are not saved. Every rank of a worker calls it together.
+
+        Raises:
+            SettingError: the job has no rounds, or a buffer is of more than 32 bits a number.
+        """
+        self.average(always=True)
+
+    def average(self, always: bool) -> None:
+        """See `average_buffers`; unless `always`, only if this worker has taken part in a step since."""
+        self._replica.changes.check()
+        self._steps.average_buffers(group_numbers(self.param_groups, self.defaults), always)
+
     def state_dict(self) -> dict[str, Any]:
         """`param_groups`, and under `pushpull` what this worker's encoders remember, its clock and job. No server state."""
         state: dict[str, Any] = super().state_dict()

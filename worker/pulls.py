@@ -54,6 +54,13 @@ class Pulls:
         self._held.complete()
         self._on_demand.fetched(entries)
 
+    def local(self, shards: ShardGroup, entries: frozenset[int]) -> None:
+        """What the servers have of these entries, which no optimizer touches; the same on every rank."""
+        self._held.take_again(entries)
+        self._ask(shards, self._on_demand.pulls(entries, self._held))
+        self._model.copies.hand_on(entries)
+        self._held.complete()
+
     def behind_step(self) -> None:
         """The values behind a step are all here."""
         self._complete(self._followed)

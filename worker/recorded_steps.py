@@ -64,6 +64,10 @@ class RecordedSteps:
         """See `Replica.push_values`. No step of the user's: its traffic and time count with the next one."""
         self.settle(self._replica.push_values(groups), NO_DATA)
 
+    def average_buffers(self, groups: Sequence[ParameterGroup], always: bool) -> None:
+        """See `BufferMean.take`; no step of the user's, as above."""
+        self.settle(self._replica.buffer_mean.take(groups, always), NO_DATA)
+
     def settle(self, kind: StepKind, data: DataTaken) -> None:
         """What becomes of data whose step never reached the servers, or reached them too late."""
         if kind is StepKind.TOO_OLD:

@@ -13,6 +13,7 @@ from ..protos.common_pb2 import Mode, OptimizerSpecification, ParameterGroup
 from ..protos.errors import ExpiredError, PushpullError
 from ..protos.shard_pb2 import Outcome, WorkerMessage
 from .block_encoding import encoding_of
+from .buffer_mean import BufferMean
 from .changed_values import ChangedValues
 from .entrance import ASK_AGAIN_SECONDS, Entrance
 from .followed_values import receiver_for
@@ -85,6 +86,7 @@ class Replica:
         self._local_state = LocalState(model, encoding.bounds, lambda: membership.is_first)
         self._settlement = Settlement(self.encoder, model.blocks)
         self._values = ValueSteps(model, self._settlement, self._counts, self._take_values, self._come_back)
+        self.buffer_mean = BufferMean(model, encoding.bounds, self.job, self._values, self._pull_local)
         self._shards = self._new_shards()
         self._active = False
         self._interrupted = False
@@ -135,6 +137,7 @@ class Replica:
         """Enrols, initialises the servers if it falls to this worker, and pulls everything."""
         try:
             self._ranks.together(self._membership.check)
+            self._ranks.together(self.buffer_mean.check_at_start)
             self._enrol_and_pull()
         except ExpiredError:
             self.rejoin()
@@ -307,6 +310,15 @@ class Replica:
         self._stager.suspend()
         self._pulls.newer(self._shards, range(self.plan.num_shards))
 
+    def _pull_local(self, entries: frozenset[int]) -> None:
+        try:
+            self._stager.suspend()
+            self._pulls.local(self._shards, entries)
+            self._begin_step()
+            self._stager.resume()
+        except ExpiredError as error:
+            self._come_back(error)
+
     # ---- steps ----
 
     def _begin_step(self) -> None:
@@ -325,12 +337,13 @@ class Replica:
         step, size = self._step + 1, self._message_bytes
         for shard, message in self._ranks.together(lambda: push.messages(step, frames.attempt, size)):
             self._shards.send(shard, message)
-        return replace(frames, num_values=push.num_blocks())
+        return replace(frames, num_values=push.num_blocks(), average=push.average)
 
     def _take_values(self, request: StepRequest, push: ValuePush) -> StepKind:
         return self._exchange(request, lambda: self._with_values(self._staging.without_gradients(), push))
 
     def _take_step(self, request: StepRequest) -> StepKind:
+        self.buffer_mean.step_taken(skipped=request.skip)
         local = self._local_state.due()
         kind = self._exchange(request, lambda: self._with_values(self._staging.stage(request), local))
         if kind is StepKind.APPLIED:

@@ -63,6 +63,8 @@ class DataCalls:
     """Pushes what waits to be pushed, and stops counting until the next step."""
     out_of_data: Callable[[], None]
     """There are no data for this worker, now or in this epoch: pushes what waits to be pushed."""
+    epoch_over: Callable[[], None]
+    """All its data are seen, by whichever worker."""
     early: EarlyLeaving
     """What is due from epochs that were left before their end."""
 
@@ -107,7 +109,7 @@ def share_dealt(reading: Reading, epoch: int, calls: DataCalls, ledger: DataLedg
                     calls.skip_step()
                     polling.restart(first=False)
                 time.sleep(polling.next_delay_seconds())
-        calls.out_of_data()
+        calls.epoch_over()
     finally:
         ledger.num_loops -= 1
         if not over:

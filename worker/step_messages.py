@@ -49,6 +49,8 @@ class StagedFrames:
     apply: bool
     num_values: Sequence[int] | None = None
     """Blocks whose values are replaced, by shard; None: none anywhere."""
+    average: bool = False
+    """Their mean over the workers is asked for."""
     scale: float = 1.0
     """Clipping factor."""
     failure: NonFiniteError | None = None
@@ -93,6 +95,7 @@ def commit_of(
         attempt=frames.attempt,
         num_frames=len(frames.blocks[shard]),
         num_values=0 if frames.num_values is None else frames.num_values[shard],
+        average=frames.average,
         verdict=Verdict.VERDICT_APPLY if frames.apply else Verdict.VERDICT_SKIP,
         num_samples=request.num_samples if frames.apply else 0.0,
         scale=frames.scale,

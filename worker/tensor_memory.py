@@ -122,6 +122,15 @@ class TensorMemory:
         ((_, values),) = values_of_blocks(self._local(block.entry), [block])
         return values
 
+    def is_floating(self, entry: int) -> bool:
+        """Whether this process holds the entry, and it holds numbers with a fraction."""
+        tensor = self._tensors[entry]
+        return tensor is not None and tensor.is_floating_point()
+
+    def is_words(self, entry: int) -> bool:
+        """Whether it travels as words, which nobody can compute with."""
+        return entry in self._words
+
     def note(self, block: PlanBlock, values: Floats) -> None:
         """These values, which `values` gave, count as written: `changed` is to say what differs from them."""
         self._checksums[block.id] = checksum(values)

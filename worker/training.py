@@ -36,6 +36,7 @@ class Training:
             skip_step=self._skip_step,
             pause=self.stop_counting,
             out_of_data=self._out_of_data,
+            epoch_over=self._epoch_over,
             early=self._early,
         )
 
@@ -88,6 +89,12 @@ class Training:
         if self.optimizer is None:
             raise SettingError("worker.optimizer(model, ...) must come before the loop over worker.share(...)")
         return self.optimizer.skip_step()
+
+    def _epoch_over(self) -> None:
+        """It is over for everybody, whose next round is one of means."""
+        self._out_of_data()
+        if self._membership.job.average_buffers and self.optimizer is not None:
+            self.optimizer.average(always=False)
 
     def _out_of_data(self) -> None:
         self.flush()

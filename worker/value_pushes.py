@@ -20,6 +20,8 @@ class ValuePush:
 
     own: RankBlocks
     blocks: tuple[tuple[PlanBlock, Floats], ...] = ()
+    average: bool = False
+    """Their mean over the workers that ask for it in the same round counts."""
 
     def without(self, shards: Collection[int]) -> "ValuePush":
         """The same but for what these shards have already."""

@@ -88,6 +88,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path: Path, ke
         (["lease_seconds=0"], "greater than 0"),
         (["quorum=0"], "`quorum` is '0'"),
         (["quorum=1", "mode=async"], "`quorum` closes rounds and needs mode=sync; the mode is async"),
+        (["average_buffers=true", "mode=async"], "`average_buffers` takes the mean in a round and needs mode=sync"),
         (["quorum=3", "expected_workers=2"], "only 2 workers are expected"),
         (["progress_timeout_seconds=1"], "shorter than `lease_seconds`"),
         (["mode"], "--set key=value"),

@@ -20,6 +20,7 @@ from pushpull.ps_server.server import Server
         JobSettings(),
         JobSettings(mode="bounded", staleness_bound=2, seed=7, block_elements=64),
         JobSettings(optimizer_state="int8"),
+        JobSettings(average_buffers=True),
         JobSettings(push_codec="dgc:0.9+topk:0.01+int8", push_overrides=(("*.bias", "fp32"), ("a*", "int8"))),
     ],
 )

@@ -59,6 +59,7 @@ class Applied:
         gradients: dict[int, Floats] | None = None,
         base: Sequence[int] | None = None,
         numbers: dict[str, float] | None = None,
+        averaged: Sequence[dict[int, Floats]] = (),
     ) -> list[int]:
         """Blocks with a new version."""
         self._jobs += 1
@@ -72,6 +73,7 @@ class Applied:
             {},
             self._jobs,
             replacements=[{block: staged(v) for block, v in values.items()} for values in replacements],
+            averaged=[{block: staged(v) for block, v in values.items()} for values in averaged],
         )
         updated: list[int] = []
         for each in self.shard.applier.passes(job):
@@ -158,8 +160,35 @@ def test_momenta_stay_as_they_are() -> None:
     np.testing.assert_array_equal(applied.values(1), np.full(SIZES[1], -1.5, np.float32))
 
 
+class TestMeans:
+    BUFFER = len(SIZES) - 1
+    """A block that nobody optimises."""
+
+    def test_the_mean_of_all_that_were_sent_is_pulled_by_everybody(self) -> None:
+        applied = Applied()
+        follower = applied.held()
+        sent = [np.full(SIZES[self.BUFFER], value, np.float32) for value in (1.0, 2.0, 6.0)]
+        assert applied.run([], averaged=[{self.BUFFER: values} for values in sent]) == [self.BUFFER]
+        applied.pull(follower)
+        for holder in (follower, applied.held()):
+            np.testing.assert_array_equal(holder.values[self.BUFFER], np.full(SIZES[self.BUFFER], 3.0, np.float32))
+
+    @pytest.mark.parametrize("number", [1 / 3, -0.0, 1e-42, 3e38])
+    @pytest.mark.parametrize("num_workers", [1, 2, 3, 7])
+    def test_what_all_hold_alike_keeps_its_bits(self, number: float, num_workers: int) -> None:
+        applied, values = Applied(), np.full(SIZES[self.BUFFER], number, np.float32)
+        applied.run([], averaged=[{self.BUFFER: values}] * num_workers)
+        assert applied.values(self.BUFFER).tobytes() == values.tobytes()
+
+    def test_it_counts_whatever_else_is_sent_of_the_block(self) -> None:
+        applied = Applied()
+        ones, sevens = (np.full(SIZES[self.BUFFER], value, np.float32) for value in (1.0, 7.0))
+        applied.run([{self.BUFFER: sevens}], averaged=[{self.BUFFER: ones}])
+        np.testing.assert_array_equal(applied.values(self.BUFFER), ones)
+
+
 class TestOverTheWire:
-    def send(self, worker: RawWorker, block: int, values: Floats, announced: int = 1) -> Outcome:
+    def send(self, worker: RawWorker, block: int, values: Floats, announced: int = 1, average: bool = False) -> Outcome:
         """One step that replaces the values of a block, sent twice; its outcome."""
         owner = worker.plan.blocks[block].shard
         frame = encode("fp32", values).replace(PLACEHOLDER.tobytes(), np.float32("nan").tobytes())
@@ -176,6 +205,7 @@ class TestOverTheWire:
                 num_samples=0.0,
                 absent=worker.blocks_of(shard, pushed=True),
                 num_values=announced if shard == owner else 0,
+                average=average,
             )
             stream.send(commit=commit)
         return worker.finish()[owner]
@@ -212,6 +242,17 @@ class TestOverTheWire:
             store = servers[1]._engine._loaded().store
             before = store.values.clone()
             assert self.send(worker, 1, values, announced).code == code
+            assert bool((store.values == before).all())
+            worker.close()
+
+    def test_there_is_no_mean_of_what_is_optimised(self) -> None:
+        with cluster() as servers:
+            worker = RawWorker(servers[0].address)
+            worker.start().activate()
+            store = servers[1]._engine._loaded().store
+            before = store.values.clone()
+            outcome = self.send(worker, 1, np.zeros(SIZES[1], np.float32), average=True)
+            assert outcome.code == ErrorCode.BAD_STEP
             assert bool((store.values == before).all())
             worker.close()
 

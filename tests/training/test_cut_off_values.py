@@ -125,3 +125,27 @@ def test_a_connection_that_breaks_before_the_outcome_sends_them_again_and_they_c
     for mine, right in zip(found, between, strict=True):
         np.testing.assert_array_equal(mine, right)
         assert mine.max() < LOADED
+
+
+def test_a_lease_that_ends_before_the_outcome_of_a_mean_leaves_everybody_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = Network(monkeypatch)
+
+    def body(worker: Worker) -> torch.Tensor:
+        model = Model()
+        model.register_buffer("mean", torch.zeros(3000))
+        optimizer = worker.optimizer(model, torch.optim.SGD, lr=1.0)
+        model.mean.fill_(float(1 + 2 * worker.id))
+        if worker.id == 0:
+            network.worker = worker
+            network.cut({0, 1}, set(), network.expire)
+        optimizer.average_buffers()
+        mean: torch.Tensor = model.mean.clone()
+        model.set_gradients()
+        optimizer.step()
+        return mean
+
+    with local_cluster(expected_workers=2, block_elements=1000) as cluster:
+        for mean in cluster.train(body, body):
+            assert bool((mean == 2.0).all())

@@ -50,6 +50,7 @@ class Job:
             skip_step=self.skip_step,
             pause=self.pause,
             out_of_data=lambda: self.events.append("out"),
+            epoch_over=lambda: self.events.append("out"),
             early=self.early,
         )
         sharing = Sharing(calls=calls, ledger=self.ledger, seed=5, part=(0, 1), num_workers=lambda: num_workers)
@@ -482,7 +483,12 @@ class TestWhatHasNoPositions:
             job.deal = lambda request, worker=worker: dealer.deal(_by(request, worker), (), live=[0, 2, 5])  # type: ignore[method-assign]
             sharing = Sharing(
                 calls=DataCalls(
-                    deal=job.deal, skip_step=job.skip_step, pause=job.pause, out_of_data=lambda: None, early=job.early
+                    deal=job.deal,
+                    skip_step=job.skip_step,
+                    pause=job.pause,
+                    out_of_data=lambda: None,
+                    epoch_over=lambda: None,
+                    early=job.early,
                 ),
                 ledger=job.ledger,
                 seed=0,
