@@ -168,7 +168,7 @@ class Plan(_message.Message):
     def __init__(self, parameters: _Optional[_Iterable[_Union[Parameter, _Mapping]]] = ..., blocks: _Optional[_Iterable[_Union[Block, _Mapping]]] = ..., num_shards: _Optional[int] = ..., block_elements: _Optional[int] = ..., fingerprint: _Optional[str] = ...) -> None: ...
 
 class ParameterGroup(_message.Message):
-    __slots__ = ("numbers", "flags")
+    __slots__ = ("numbers", "flags", "lr_factor")
     class NumbersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -185,9 +185,11 @@ class ParameterGroup(_message.Message):
         def __init__(self, key: _Optional[str] = ..., value: _Optional[bool] = ...) -> None: ...
     NUMBERS_FIELD_NUMBER: _ClassVar[int]
     FLAGS_FIELD_NUMBER: _ClassVar[int]
+    LR_FACTOR_FIELD_NUMBER: _ClassVar[int]
     numbers: _containers.ScalarMap[str, float]
     flags: _containers.ScalarMap[str, bool]
-    def __init__(self, numbers: _Optional[_Mapping[str, float]] = ..., flags: _Optional[_Mapping[str, bool]] = ...) -> None: ...
+    lr_factor: float
+    def __init__(self, numbers: _Optional[_Mapping[str, float]] = ..., flags: _Optional[_Mapping[str, bool]] = ..., lr_factor: _Optional[float] = ...) -> None: ...
 
 class OptimizerSpecification(_message.Message):
     __slots__ = ("name", "groups")

@@ -228,14 +228,34 @@ class HeartbeatRequest(_message.Message):
     def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., report: _Optional[_Union[WorkerReport, _Mapping]] = ..., rank: _Optional[int] = ...) -> None: ...
 
 class HeartbeatResponse(_message.Message):
-    __slots__ = ("num_workers", "suspended", "is_first")
+    __slots__ = ("num_workers", "suspended", "is_first", "unlike")
     NUM_WORKERS_FIELD_NUMBER: _ClassVar[int]
     SUSPENDED_FIELD_NUMBER: _ClassVar[int]
     IS_FIRST_FIELD_NUMBER: _ClassVar[int]
+    UNLIKE_FIELD_NUMBER: _ClassVar[int]
     num_workers: int
     suspended: str
     is_first: bool
-    def __init__(self, num_workers: _Optional[int] = ..., suspended: _Optional[str] = ..., is_first: _Optional[bool] = ...) -> None: ...
+    unlike: _containers.RepeatedCompositeFieldContainer[UnlikeNumber]
+    def __init__(self, num_workers: _Optional[int] = ..., suspended: _Optional[str] = ..., is_first: _Optional[bool] = ..., unlike: _Optional[_Iterable[_Union[UnlikeNumber, _Mapping]]] = ...) -> None: ...
+
+class UnlikeNumber(_message.Message):
+    __slots__ = ("worker_id", "group", "name", "value", "holder_id", "held", "round")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_ID_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    worker_id: int
+    group: int
+    name: str
+    value: float
+    holder_id: int
+    held: float
+    round: int
+    def __init__(self, worker_id: _Optional[int] = ..., group: _Optional[int] = ..., name: _Optional[str] = ..., value: _Optional[float] = ..., holder_id: _Optional[int] = ..., held: _Optional[float] = ..., round: _Optional[int] = ...) -> None: ...
 
 class DealRequest(_message.Message):
     __slots__ = ("worker_id", "incarnation", "epoch", "dataset_size", "batch_size", "drop_last", "num_lots", "leave_epoch", "number", "data_set", "fingerprint", "ahead", "held", "unreadable", "strided")
@@ -328,8 +348,10 @@ class LeaveRequest(_message.Message):
     def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., report: _Optional[_Union[WorkerReport, _Mapping]] = ..., failure: _Optional[str] = ..., rank: _Optional[int] = ..., whole_worker: _Optional[bool] = ...) -> None: ...
 
 class LeaveResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("unlike",)
+    UNLIKE_FIELD_NUMBER: _ClassVar[int]
+    unlike: _containers.RepeatedCompositeFieldContainer[UnlikeNumber]
+    def __init__(self, unlike: _Optional[_Iterable[_Union[UnlikeNumber, _Mapping]]] = ...) -> None: ...
 
 class JobStatusRequest(_message.Message):
     __slots__ = ()

@@ -79,6 +79,11 @@ WORKER_PUSHED = _counter("job_worker_pushed_bytes", "Bytes that all ranks of the
 WORKER_PULLED = _counter(
     "job_worker_pulled_bytes", "Bytes of values that all ranks of the worker have received.", "worker"
 )
+WORKER_UNLIKE = _counter(
+    "job_worker_unlike_steps",
+    "Steps of the worker in rounds for which another worker's numbers (lr, ...) held, and differed from its own.",
+    "worker",
+)
 WORKER_LOSS = _gauge("job_worker_loss", "Newest loss that the worker's script logged.", "worker")
 
 FAMILIES = (
@@ -95,7 +100,7 @@ FAMILIES = (
         WORKER_STEPS,
         WORKER_UNHEARD,
     ),
-    *(WORKER_SAMPLES, WORKER_SECONDS, WORKER_PUSHED, WORKER_PULLED, WORKER_LOSS),
+    *(WORKER_SAMPLES, WORKER_SECONDS, WORKER_PUSHED, WORKER_PULLED, WORKER_UNLIKE, WORKER_LOSS),
 )
 
 
@@ -171,5 +176,6 @@ def _worker(worker: Worker, moment: Moment) -> Iterator[Reading]:
         yield WORKER_SECONDS, (name, part), getattr(report, f"{part}_seconds")
     yield WORKER_PUSHED, (name,), sum(rank.bytes_pushed for rank in worker.reports)
     yield WORKER_PULLED, (name,), sum(rank.bytes_pulled for rank in worker.reports)
+    yield WORKER_UNLIKE, (name,), worker.num_unlike_steps
     if "loss" in report.metrics:
         yield WORKER_LOSS, (name,), report.metrics["loss"]

@@ -79,6 +79,7 @@ class Registrar:
         self._rounds = Rounds(policy, num_shards) if isinstance(policy, Synchronous) else None
         self._dealer = DataDealer(in_turns=self._rounds is not None)
         self._closing = RoundClosing(self._rounds, self._roster, self._dealer)
+        self.take_unlike = self._closing.unlike.take_new
         self.sharing = Sharing(self._roster, self._rounds, self._dealer)
         self._progress = Progress(self._roster, self._rounds, self._dealer, self.contacts, self._activate)
         self._suspensions = Suspensions(settings, policy, self._roster, self._rounds, self._dealer, self.contacts)

@@ -52,6 +52,7 @@ from .registrar import Registrar
 from .roster_log import RosterLog
 from .rpc import refusing
 from .shard_table import Holder, ShardTable
+from .unlike_log import tell_unlike
 
 log = structlog.get_logger(__name__)
 
@@ -185,6 +186,7 @@ class RegistrarService(RegistrarServicer):
                 num_workers=self._registrar.num_workers,
                 suspended=worker.suspended,
                 is_first=self._registrar.is_first(worker),
+                unlike=worker.unlike if request.rank == 0 else (),
             )
 
     def Deal(self, request: DealRequest, context: grpc.ServicerContext) -> DealResponse:
@@ -208,7 +210,8 @@ class RegistrarService(RegistrarServicer):
             self._send_orders()
             if not self._registrar.ending:  # else shards may be gone already, and nothing comes behind this
                 self._wait_for_view()
-            return LeaveResponse()
+            worker = self._registrar.roster.find(request.worker_id, request.incarnation)
+            return LeaveResponse(unlike=worker.unlike if worker is not None and request.rank == 0 else ())
 
     def Status(self, request: JobStatusRequest, context: grpc.ServicerContext) -> JobStatus:
         with self._changed:
@@ -318,6 +321,7 @@ class RegistrarService(RegistrarServicer):
             self._logged = seen
             self._roster_log.observe(self._registrar.phase, self._registrar.roster.take_changed())
         self._lot_log.observe(self._registrar.sharing.dealer)
+        tell_unlike(self._registrar.take_unlike())
         self._changed.notify_all()
 
     def _wait_for_view(self) -> None:

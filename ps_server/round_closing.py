@@ -4,6 +4,7 @@ from ..protos.registrar_pb2 import RegistrarOrder
 from .dealing import DataDealer
 from .roster import Roster
 from .rounds import Rounds
+from .unlike_numbers import UnlikeNumbers
 from .workers import Worker
 
 
@@ -14,6 +15,7 @@ class RoundClosing:
         self.last: float | None = None
         """When a round closed; before that, when training began."""
         self.longest_gap_seconds = 0.0
+        self.unlike = UnlikeNumbers(roster)
         self._rounds = rounds
         self._roster = roster
         self._dealer = dealer
@@ -34,6 +36,7 @@ class RoundClosing:
             return []
         self._dealer.done(closed.lots_done)
         self._dealer.give_back(closed.lots_returned)
+        self.unlike.compare(closed.record.round, closed.applied)
         contributions = closed.record.contributions
         if any(contribution.apply for contribution in contributions):
             for contribution in contributions:

@@ -40,6 +40,8 @@ class ClosedRound:
     record: RoundRecord
     lots_done: list[int]
     lots_returned: list[int]
+    applied: dict[int, list[ParameterGroup]]
+    """Groups of the steps that are applied, by worker id, ascending: the first one's hold for all."""
 
 
 class Rounds:
@@ -152,12 +154,12 @@ class Rounds:
                 )
             )
             (returned if step.refused else done).extend(step.lots)
-            if step.apply and not record.groups:
-                record.groups.extend(step.groups)
             del self._pending[(worker, members[worker])]
+        applied = {worker: step.groups for worker, step in complete.items() if step.apply}
+        record.groups.extend(next(iter(applied.values()), ()))
         returned += self._drop_late()
         self._due = {key for key, step in self._pending.items() if self._is_due(step)}
-        return ClosedRound(record, done, returned)
+        return ClosedRound(record, done, returned, applied)
 
     def _look_at(self, key: tuple[int, int], step: PendingStep) -> None:
         """A report has changed this step, or put it in place of an earlier one."""

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from ..protos.errors import BadRequestError
-from ..protos.registrar_pb2 import WorkerReport
+from ..protos.registrar_pb2 import UnlikeNumber, WorkerReport
 from ..protos.status_terms import LIVE_STATES
 
 
@@ -47,6 +47,10 @@ class Worker:
     """It said goodbye at the end of its script, neither failed nor told to end."""
     failure: str = ""
     """What went wrong, as it said itself."""
+    unlike: list[UnlikeNumber] = field(default_factory=list)
+    """Numbers of its steps that differed from those that held for a round; each once, up to a number."""
+    num_unlike_steps: int = 0
+    """Applied ones in which any number differed."""
 
     def __post_init__(self) -> None:
         self.reports = [WorkerReport() for _ in range(self.num_ranks)]

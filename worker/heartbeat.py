@@ -3,12 +3,12 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import grpc
 
 from ..protos.errors import FencedError, JobOverError, PushpullError, error_of_call
-from ..protos.registrar_pb2 import WorkerReport
+from ..protos.registrar_pb2 import UnlikeNumber, WorkerReport
 from .identity import same_identity
 from .registrar_client import RegistrarClient
 
@@ -26,6 +26,7 @@ class Heartbeat:
         lease_seconds: float,
         report: Callable[[], WorkerReport],
         on_end: Callable[[PushpullError], None],
+        on_unlike: Callable[[Iterable[UnlikeNumber]], None],
     ) -> None:
         self.num_workers = 0
         """Trainers in the job, by the newest answer; 0 before the first one."""
@@ -39,6 +40,7 @@ class Heartbeat:
         self._interval_seconds = min(lease_seconds / 3, LONGEST_INTERVAL_SECONDS)
         self._report = report
         self._on_end = on_end
+        self._on_unlike = on_unlike
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=same_identity(self._run), name="pushpull-heartbeat", daemon=True)
 
@@ -56,6 +58,7 @@ class Heartbeat:
         answer = self._registrar.beat(self._report())
         self.first_until = asked_at + self._lease_seconds if answer.is_first else 0.0
         self.num_workers, self.suspended = answer.num_workers, answer.suspended
+        self._on_unlike(answer.unlike)
 
     def _run(self) -> None:
         while not self._stopping.wait(self._interval_seconds):

@@ -13,8 +13,8 @@ import torch
 
 from ..protos.errors import NonFiniteError, SettingError
 from .data_ledger import DataTaken
+from .group_reader import GroupReader
 from .loss_scaling import loss_scaling_of
-from .optimizer_values import group_numbers
 from .pulled_values import PulledValues
 from .recorded_steps import OptimizerParts, RecordedSteps, StepWeights
 from .recorder import StepKind
@@ -89,6 +89,7 @@ class LocalUpdates(torch.optim.Optimizer):
         super().__init__(inner.param_groups, inner.defaults)
         self.inner = inner
         self._outer = outer
+        self._groups = GroupReader(outer)
         self._every = settings.every
         self._replica = parts.replica
         self._ledger = parts.ledger
@@ -182,7 +183,7 @@ class LocalUpdates(torch.optim.Optimizer):
                 f"{self._window.num_steps} local steps are not pushed yet, and what the script changes now is pushed with "
                 "them; call optimizer.flush() before the change, and push_values() after it"
             )
-        self._steps.push_values(group_numbers(self._outer.param_groups, self._outer.defaults))
+        self._steps.push_values(self._groups.numbers(self._outer.param_groups))
         self._begin_window()
 
     def average_buffers(self) -> None:
@@ -193,7 +194,7 @@ class LocalUpdates(torch.optim.Optimizer):
         """See `average_buffers`; unless `always`, only if this worker has taken part in a push since."""
         self.flush()
         self._check_start()
-        self._steps.average_buffers(group_numbers(self._outer.param_groups, self._outer.defaults), always)
+        self._steps.average_buffers(self._groups.numbers(self._outer.param_groups), always)
         self._begin_window()
 
     def skip_step(self) -> bool:
@@ -312,7 +313,7 @@ class LocalUpdates(torch.optim.Optimizer):
         request = StepRequest(
             # Blocks of which the servers have nothing newer are not pulled again: the values before must be there.
             gradients=self._pulled.restore(window.touched | self._pulled.moved()),
-            groups=group_numbers(self._outer.param_groups, self._outer.defaults),
+            groups=self._groups.numbers(self._outer.param_groups),
             num_samples=window.num_samples,
             lots=[lot.id for lot in data.lots],
             skip=window.num_samples == 0,

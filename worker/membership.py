@@ -23,6 +23,7 @@ from .ending import failure_text
 from .heartbeat import Heartbeat
 from .ranks.group import Ranks
 from .registrar_client import UNNAMED_JOB, RegistrarClient, WantedJob
+from .unlike_warnings import UnlikeWarnings
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Membership:
         """Incarnation that has left: other threads need not."""
         self._told_to_end = False
         self._agreed_first = False
+        self._unlike = UnlikeWarnings()
         response = self._join(worker_id)
         self.worker_id: int = response.worker_id
         self.job: JobSpecification = response.job
@@ -147,7 +149,7 @@ class Membership:
     def _leave(self, failure: str, whole_worker: bool = False) -> None:
         with self._leaving:  # a thread that comes second goes on when the registrar knows
             if self._fenced is None and self._left != self.incarnation:
-                self.registrar.leave(self._report(), failure, whole_worker)
+                self._unlike.take(self.registrar.leave(self._report(), failure, whole_worker))
                 self._left = self.incarnation
 
     def say_goodbye(self) -> None:
@@ -203,7 +205,7 @@ class Membership:
             raise self._fenced
 
     def _beat(self, response: JoinResponse) -> Heartbeat:
-        heartbeat = Heartbeat(self.registrar, self.job.lease_seconds, self._report, self._take_end)
+        heartbeat = Heartbeat(self.registrar, self.job.lease_seconds, self._report, self._take_end, self._unlike.take)
         heartbeat.num_workers = response.num_workers
         heartbeat.start()
         return heartbeat

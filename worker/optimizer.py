@@ -1,15 +1,17 @@
 """The optimizer that user code holds: a torch optimizer whose step runs on the servers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
 import torch
 from torch.utils.hooks import RemovableHandle
 
+from ..protos.common_pb2 import ParameterGroup
 from ..protos.errors import SettingError
+from .group_reader import GroupReader
 from .learning_rate import LearningRateFactor
 from .loss_scaling import loss_scaling_of, reciprocal
-from .optimizer_values import group_numbers, scaled_rates
+from .optimizer_values import scaled_rates
 from .recorded_steps import OptimizerParts, RecordedSteps, StepWeights
 from .saved_state import STATE_KEY, load_memory, saved_state, warn_of_local_state
 from .step_messages import StepRequest
@@ -33,6 +35,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         lr_factor: LearningRateFactor | None = None,
     ) -> None:
         super().__init__(param_groups, defaults)
+        self._groups = GroupReader(self)
         self._lr_factor = lr_factor
         self._num_workers = parts.num_workers
         self._replica = parts.replica
@@ -63,7 +66,8 @@ class RemoteOptimizer(torch.optim.Optimizer):
         Raises:
             NonFiniteError: a gradient is not finite; the step was skipped.
             RefusedError: a server refused the step; nothing changed there.
-            SettingError: parameters were changed since the step before, without `push_values`; nothing was pushed.
+            SettingError: parameters were changed since the step before, without `push_values`, or what is on or off in a
+                parameter group since the optimizer was made; nothing was pushed.
         """
         loss = None
         if closure is not None:
@@ -117,7 +121,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         Raises:
             NonFiniteError: names a parameter that is not finite; nothing was sent.
         """
-        self._steps.push_values(group_numbers(self.param_groups, self.defaults))
+        self._steps.push_values(self._groups_without_step())
 
     def average_buffers(self) -> None:
         """Puts the mean over the workers into the model's buffers of floating point: running statistics, say.
@@ -135,7 +139,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
     def average(self, always: bool) -> None:
         """See `average_buffers`; unless `always`, only if this worker has taken part in a step since."""
         self._replica.changes.check()
-        self._steps.average_buffers(group_numbers(self.param_groups, self.defaults), always)
+        self._steps.average_buffers(self._groups_without_step(), always)
 
     def state_dict(self) -> dict[str, Any]:
         """`param_groups`, and under `pushpull` what this worker's encoders remember, its clock and job. No server state."""
@@ -161,7 +165,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
     def skip_step(self) -> bool:
         """Takes part in the next round, or clock, without data, and pulls; False if there was nothing new."""
         self._replica.changes.check()
-        return self._steps.skip(group_numbers(self.param_groups, self.defaults))
+        return self._steps.skip(self._groups.numbers(self.param_groups))
 
     def flush(self) -> None:
         """Every step has pushed already; here for code that also works with local updates."""
@@ -186,14 +190,19 @@ class RemoteOptimizer(torch.optim.Optimizer):
             )
         return entry
 
+    def _groups_without_step(self) -> Sequence[ParameterGroup]:
+        """Where no gradient is pushed: they may still hold for the round that others push one in."""
+        return scaled_rates(self._groups.numbers(self.param_groups), self.lr_factor)
+
     def _step(self, num_samples: float | None) -> None:
         self._replica.changes.check()
+        groups = self._groups.numbers(self.param_groups)
         scaling = loss_scaling_of(self)
         data = self._ledger.take()
         weight = self._weights.next(num_samples, data.num_samples)
         request = StepRequest(
             gradients={i: tensor.grad for i, tensor in self._pushed.items() if tensor.grad is not None},
-            groups=scaled_rates(group_numbers(self.param_groups, self.defaults), self._next_lr_factor(weight)),
+            groups=scaled_rates(groups, self._next_lr_factor(weight)),
             num_samples=weight,
             lots=[lot.id for lot in data.lots],
             factor=scaling.factor,

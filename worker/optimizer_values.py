@@ -99,18 +99,17 @@ def optimizer_specification(
     defaults: Mapping[str, Any],
 ) -> OptimizerSpecification:
     """Name, numbers and flags of an optimizer. `defaults` names what the optimizer itself knows."""
-    groups = []
-    for numbers, group in zip(group_numbers(param_groups, defaults), param_groups, strict=True):
-        flags = {name: _flag(name, group[name]) for name in defaults if name in known_flags()}
-        groups.append(ParameterGroup(numbers=numbers.numbers, flags=flags))
+    both = zip(group_numbers(param_groups, defaults), flag_values(param_groups, defaults), strict=True)
+    groups = [ParameterGroup(numbers=numbers.numbers, flags=flags) for numbers, flags in both]
     return OptimizerSpecification(name=optimizer_class.__name__, groups=groups)
 
 
 def scaled_rates(groups: Sequence[ParameterGroup], factor: float) -> Sequence[ParameterGroup]:
-    """The same groups with other learning rates."""
+    """The same groups with other learning rates, and what they were multiplied by."""
     if factor != 1.0:
         for group in groups:
             group.numbers["lr"] *= factor
+            group.lr_factor = factor
     return groups
 
 
@@ -127,6 +126,19 @@ def group_numbers(param_groups: Sequence[Mapping[str, Any]], defaults: Mapping[s
         numbers = {key: number for name in defaults for key, number in _numbers(where, name, group[name])}
         groups.append(ParameterGroup(numbers=numbers))
     return groups
+
+
+def flag_values(param_groups: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]) -> list[dict[str, bool]]:
+    """What is on and off in every group at this moment.
+
+    Raises:
+        SettingError: a value is neither; names the group and the value.
+    """
+    names = [name for name in defaults if name in known_flags()]
+    return [
+        {name: _flag(f"parameter group {index}: {name}", group[name]) for name in names}
+        for index, group in enumerate(param_groups)
+    ]
 
 
 @lru_cache(maxsize=1)

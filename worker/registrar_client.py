@@ -28,6 +28,7 @@ from ..protos.registrar_pb2 import (
     LeaveRequest,
     PauseRequest,
     Role,
+    UnlikeNumber,
     WorkerReport,
 )
 from ..protos.registrar_pb2_grpc import RegistrarStub
@@ -192,8 +193,11 @@ class RegistrarClient:
                 self._beat_channel = dial(self.address)
             raise
 
-    def leave(self, report: WorkerReport, failure: str, whole_worker: bool = False) -> None:
-        """Ends this incarnation, or this rank where another one speaks for it; an unreachable registrar finds out by itself."""
+    def leave(self, report: WorkerReport, failure: str, whole_worker: bool = False) -> Sequence[UnlikeNumber]:
+        """Ends this incarnation, or this rank where another one speaks for it; an unreachable registrar finds out by itself.
+
+        What it answers: numbers of this worker's steps that did not count, because others' differ.
+        """
         request = LeaveRequest(
             worker_id=self.worker_id,
             incarnation=self.incarnation,
@@ -203,9 +207,11 @@ class RegistrarClient:
             whole_worker=whole_worker,
         )
         try:
-            self._stub.Leave(request, timeout=HEARTBEAT_TIMEOUT_SECONDS)
+            unlike: Sequence[UnlikeNumber] = self._stub.Leave(request, timeout=HEARTBEAT_TIMEOUT_SECONDS).unlike
+            return unlike
         except (grpc.RpcError, ValueError) as error:  # ValueError: the channel was closed under this call
             logger.info("leaving the job: %s", error)
+            return ()
 
     def give_up(self, reason: PushpullError) -> None:
         """From now on a call without an answer raises this at once."""

@@ -54,6 +54,24 @@ def test_a_worker_that_leaves_takes_its_part_of_the_rate_with_it() -> None:
     assert factors[-2:] == [1.0, 1.0]
 
 
+def test_a_worker_that_only_pushes_values_holds_no_rate_back() -> None:
+    """Its numbers hold for the round, as those of the lowest id."""
+    scaling = LearningRateScaling(rule="linear", base_workers=1)
+
+    def push_values(worker: Worker) -> None:
+        layer = model()
+        optimizer = worker.optimizer(layer, torch.optim.SGD, lr=LEARNING_RATE, lr_scaling=scaling)
+        gradient_of_ones(layer)
+        optimizer.step(num_samples=8)
+        with torch.no_grad():
+            layer.weight.zero_()
+        optimizer.push_values()
+
+    with local_cluster(mode="sync", expected_workers=2) as cluster:
+        _, (_, moves) = cluster.train(push_values, lambda worker: train(worker, 2, scaling))
+    assert moves == pytest.approx([2.0, 2.0], rel=1e-4)
+
+
 def test_without_rounds_there_is_no_joint_batch_to_follow() -> None:
     with local_cluster(mode="async") as cluster, pytest.raises(SettingError, match="mode=sync"):
         cluster.train(lambda worker: train(worker, 1, LearningRateScaling(base_workers=1)))
