@@ -113,6 +113,10 @@ class RawStream:
                 case "pull_done":
                     return outcome, values, message.pull_done
 
+    @property
+    def has_ended(self) -> bool:
+        return not self._answers.is_active()
+
     def close(self) -> None:
         self._outgoing.put(None)
         self._answers.cancel()
@@ -174,31 +178,38 @@ class RawWorker:
         return Hello(**{**fields, **other})
 
     def open_streams(self) -> None:
-        for shard, address in enumerate(self.job.shard_addresses):
-            stream = RawStream(address, self.hello(shard))
-            assert stream.receive().welcome.epoch
-            self.streams.append(stream)
+        self.streams += [self._open_stream(shard) for shard in range(len(self.job.shard_addresses))]
+
+    def _open_stream(self, shard: int) -> RawStream:
+        stream = RawStream(self.job.shard_addresses[shard], self.hello(shard))
+        assert stream.receive().welcome.epoch
+        return stream
 
     def start(self, optimizer: OptimizerSpecification | None = None, initial: float = 1.0) -> "RawWorker":
         """Enrols, initialises every block with `initial` if asked to, pulls."""
         while (answer := self.enrol(optimizer)).state != EnrolResponse.STATE_READY:
-            if answer.state == EnrolResponse.STATE_INITIALISE and not self.streams:
-                self.open_streams()
+            if answer.state == EnrolResponse.STATE_INITIALISE:
+                if not self.streams:
+                    self.open_streams()
+                    for shard in range(len(self.streams)):
+                        self._send_initial(shard, answer.grant, initial)
                 for shard, stream in enumerate(self.streams):
-                    blocks = [number for number, block in enumerate(self.plan.blocks) if block.shard == shard]
-                    frames = [encode("fp32", np.full(self.sizes[block], initial, dtype=np.float32)) for block in blocks]
-                    stream.send(
-                        initial_values=InitialValues(
-                            grant=answer.grant,
-                            blocks=blocks,
-                            lengths=[len(frame) for frame in frames],
-                            payload=b"".join(frames),
-                        )
-                    )
+                    if stream.has_ended:  # this shard had not heard of the grant yet
+                        self.streams[shard] = self._open_stream(shard)
+                        self._send_initial(shard, answer.grant, initial)
         if not self.streams:
             self.open_streams()
         self.pull()
         return self
+
+    def _send_initial(self, shard: int, grant: int, initial: float) -> None:
+        blocks = [number for number, block in enumerate(self.plan.blocks) if block.shard == shard]
+        frames = [encode("fp32", np.full(self.sizes[block], initial, dtype=np.float32)) for block in blocks]
+        self.streams[shard].send(
+            initial_values=InitialValues(
+                grant=grant, blocks=blocks, lengths=[len(frame) for frame in frames], payload=b"".join(frames)
+            )
+        )
 
     def activate(self) -> None:
         while not self.registrar.Activate(ActivateRequest(**self.key)).open:
