@@ -59,6 +59,11 @@ class DensePublisher:
         self._published: dict[int, PublishedBundle] = {}
         """By number of the bundle."""
 
+    @property
+    def kept_bytes(self) -> int:
+        """Of all bundles."""
+        return sum(published.num_bytes for published in self._published.values())
+
     def publish(self, bundle: Bundle, changed: Sequence[int]) -> None:
         builder = ValuesBuilder(self._store, self._codec, changed)
         for position in changed:

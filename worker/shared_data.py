@@ -17,6 +17,7 @@ from .data_ledger import DataLedger
 from .division import divider_of
 from .lot_source import LotSource, Part, dealt_loader, leave_epoch
 from .share import DataCalls, Reading, share_dealt, share_strided
+from .user_numbers import count_of
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class SharedDataSets:
     def share(self, loader: DataLoader[Any], name: str | None, start_epoch: int) -> "SharedData":
         """The data of a loader; see `Worker.share`."""
         record = self._record(loader) if name is None else self._named.setdefault(name, DataSetRecord(name))
-        record.next_epoch = max(record.next_epoch, start_epoch)
+        record.next_epoch = max(record.next_epoch, count_of("start_epoch", start_epoch, 0))
         return SharedData(loader, record, self.sharing)
 
     def _record(self, loader: DataLoader[Any]) -> DataSetRecord:
@@ -128,8 +129,7 @@ class SharedData:
         Epochs that are over in the job hold nothing any more: a worker that joins late comes to the one that goes on. One that
         this worker has read itself begins a new series behind the newest (cross-validation, say).
         """
-        if epoch < 0:
-            raise SettingError(f"set_epoch({epoch}): epochs are counted from 0")
+        epoch = count_of("set_epoch: epoch", epoch, 0)
         self._record.next_epoch = max(epoch, self._record.next_epoch)
         for sampler in (self.loader.sampler, self.loader.batch_sampler):
             follow = getattr(sampler, "set_epoch", None)
@@ -270,6 +270,7 @@ def loader_of(data: Any, batch_size: int | None, shuffle: bool) -> DataLoader[An
             "worker.share(dataset) needs batch_size=..., the samples of one worker's step"
             + (" (a list is taken for a data set: one element is one sample)" if isinstance(data, list | tuple) else "")
         )
+    batch_size = count_of("batch_size", batch_size, 1)
     if isinstance(data, IterableDataset):
         return DataLoader(data, batch_size=batch_size)
     return DataLoader(data, batch_size=batch_size, shuffle=shuffle)

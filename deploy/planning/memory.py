@@ -110,13 +110,13 @@ def server_memory(
     the optimizer keeps of an element."""
     blocks = plan.blocks_of_shard[shard]
     parameters = BYTES_PER_ELEMENT * num_elements(plan, blocks)
-    published = traffic.pulled(blocks, shard).most
+    published = traffic.pulled(blocks, shard) if traffic.pulls_differences else traffic.pulled_first(blocks, shard)
     return Memory(
         {
             "parameters": parameters,
             "optimizer state": round(state_bytes * num_elements(plan, traffic.optimised(blocks))),
             "staged steps": sum(traffic.frame_bytes(traffic.of_shard(owned, shard)).most for owned in owned_by_worker),
-            "published copy": published + (parameters if traffic.pulls_differences else 0),
+            "published copy": published.most + (parameters if traffic.pulls_differences else 0),
             "process": SERVER_PROCESS_BYTES,
         }
     )

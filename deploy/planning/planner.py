@@ -64,6 +64,8 @@ class PlannedShard:
     pushed: Band
     """Bytes that come in with one step of every worker."""
     pulled: Band
+    replaced_bytes: int
+    """Of published frames that newer ones have replaced, at most, beside `memory`: where steps change only some blocks."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,7 @@ def _shards(scene: Scene, workers: Sequence[WorkerForecast]) -> tuple[PlannedSha
             num_blocks=len(plan.blocks_of_shard[shard]),
             parameter_bytes=plan.shard_bytes[shard],
             memory=server_memory(plan, traffic, shard, owned, state),
+            replaced_bytes=traffic.replaced_bytes(shard),
             pushed=total(rank.pushed[shard] for worker in workers for rank in worker.ranks),
             pulled=total(rank.pulled[shard] for worker in workers for rank in worker.ranks),
         )

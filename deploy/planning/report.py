@@ -39,6 +39,7 @@ def plan_object(forecast: Forecast) -> dict[str, Any]:
                 "bytes": shard.parameter_bytes,
                 "memory_bytes": shard.memory.total,
                 "memory": dict(shard.memory.parts),
+                "replaced_frames_bytes": shard.replaced_bytes,
                 "bytes_pushed_per_step": _band(shard.pushed),
                 "bytes_pulled_per_step": _band(shard.pulled),
             }
@@ -113,6 +114,10 @@ def print_plan(forecast: Forecast) -> None:
             f"{_text(shard.pushed)} come in and {_text(shard.pulled)} go out a step"
         )
         console.print(f"  memory {in_bytes(shard.memory.total)}: {_parts(shard.memory)}")
+        if shard.replaced_bytes:
+            console.print(
+                f"  and up to {in_bytes(shard.replaced_bytes)} while steps change only some blocks (frozen layers, experts)"
+            )
     console.print()
     for line in _times(forecast):
         console.print(line)

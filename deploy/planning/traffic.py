@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from ...compression.any_bits import ANY_BITS
+from ...compression.codec import Codec
 from ...compression.encoder_spec import EncoderSpec, parse_pull_codec
 from ...compression.parameter_encoders import ParameterEncoders
 from ...compression.spec import WHOLE_VALUE_CODECS
@@ -12,6 +14,7 @@ from ...protos.payloads import joined_bytes
 from ...protos.shard_pb2 import Commit, Frames, Outcome, PullDone, ShardMessage, Values, Verdict, WorkerMessage
 from ...ps_server.blocks import OwnedBlock, bundles_of
 from ...ps_server.config import JobSettings
+from ...ps_server.published_bundle import WASTE
 from ...ps_server.shard import BUNDLE_ELEMENTS
 from ...worker.gradient_encoder import names_of
 from ...worker.plan import ShardingPlan
@@ -82,36 +85,24 @@ class Traffic:
         return total(bands)
 
     def pulled(self, owned: Sequence[int], shard: int) -> Band:
-        """Messages of values that one rank gets in a step, as the shard counts them."""
-        changed = set(self.optimised(owned))
-        wanted = changed if self.pulls_differences else set(owned)
-        codec = self._pull_codec
-        bands = []
-        for bundle in self._bundles[shard]:
-            if changed.isdisjoint(bundle):
-                continue
-            blocks = [block for block in bundle if block in wanted]
-            sizes = [self._plan.blocks[block].num_elements for block in blocks]
-            bands.append(
-                Band(
-                    _values_bytes(blocks, [codec.frame_least(n) for n in sizes], self.pulls_differences),
-                    _values_bytes(blocks, [codec.frame_bound(n) for n in sizes], self.pulls_differences),
-                )
-            )
-        return total(bands)
+        """Messages of values that one rank gets in a step, as the shard counts them: what is optimised, each of it changed."""
+        wanted = set(self.optimised(owned))
+        return total(
+            self._values(blocks, self._pull_codec, self.pulls_differences) for blocks in self._bundled(wanted, shard)
+        )
 
     def pulled_first(self, owned: Sequence[int], shard: int) -> Band:
         """Messages of values when a worker comes in and holds nothing yet."""
-        wanted = set(owned)
         codec = parse_pull_codec("fp32") if self.pulls_differences else self._pull_codec
-        bands = []
-        for bundle in self._bundles[shard]:
-            blocks = [block for block in bundle if block in wanted]
-            if blocks:
-                sizes = [self._plan.blocks[block].num_elements for block in blocks]
-                least = _values_bytes(blocks, [codec.frame_least(n) for n in sizes], False)
-                bands.append(Band(least, _values_bytes(blocks, [codec.frame_bound(n) for n in sizes], False)))
-        return total(bands)
+        return total(self._values(blocks, codec, False) for blocks in self._bundled(set(owned), shard))
+
+    def replaced_bytes(self, shard: int) -> int:
+        """What a shard keeps at most of frames that newer ones have replaced: in a message of several blocks, where a step
+        changes some of them and others stay the newest."""
+        if self.pulls_differences:
+            return 0
+        several = [bundle for bundle in self._bundles[shard] if len(bundle) > 1 and self.optimised(bundle)]
+        return round(WASTE * total(self._values(blocks, self._pull_codec, False) for blocks in several).most)
 
     def control_bytes(self, owned: Sequence[int], shard: int) -> int:
         """Commit, outcome and end of the pull."""
@@ -133,6 +124,20 @@ class Traffic:
     def largest_message_bytes(self, blocks: Iterable[int]) -> int:
         """Of frames; an encoder's thread has a buffer of this size for each shard."""
         return max([self._job.message_bytes, *(self._frame(block).most for block in blocks)])
+
+    def _bundled(self, wanted: set[int], shard: int) -> Iterator[list[int]]:
+        """Of these blocks, those of each bundle that has any."""
+        chosen = ([block for block in bundle if block in wanted] for bundle in self._bundles[shard])
+        return (blocks for blocks in chosen if blocks)
+
+    def _values(self, blocks: Sequence[int], codec: Codec, delta: bool) -> Band:
+        """One message; what no optimizer touches goes bit for bit."""
+        optimised = set(self.optimised(blocks))
+        each = [(codec if block in optimised else ANY_BITS, self._plan.blocks[block].num_elements) for block in blocks]
+        return Band(
+            _values_bytes(blocks, [of_it.frame_least(n) for of_it, n in each], delta),
+            _values_bytes(blocks, [of_it.frame_bound(n) for of_it, n in each], delta),
+        )
 
     @cached_property
     def _bundles(self) -> list[list[list[int]]]:

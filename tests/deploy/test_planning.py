@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,7 +19,10 @@ from pushpull.deploy.planning.profile import ModelProfile
 from pushpull.deploy.planning.report import plan_object
 from pushpull.deploy.planning.timing import Load, free_times, round_time
 from pushpull.protos.errors import DoesNotFitError, SettingError
+from pushpull.ps_server.blocks import BlockStore
 from pushpull.ps_server.config import JobSettings
+from pushpull.ps_server.publication import DensePublisher
+from pushpull.ps_server.shard import BUNDLE_ELEMENTS
 from pushpull.worker.model_table import described_model, model_table
 
 PLANNED = """
@@ -133,6 +137,49 @@ class TestShares:
         plain, split = (plan(folder, description(4, layout=layout)).workers[0].forecast for layout in ("plain", "tp2"))
         assert split.pushed.most == pytest.approx(plain.pushed.most, rel=0.01)
         assert split.pulled.most == pytest.approx(plain.pulled.most, rel=0.01)
+
+
+class TestPublishedCopy:
+    """Of a model that lies in one bundle of several blocks."""
+
+    @pytest.mark.parametrize("pull_codec", ["fp32", "bf16"])
+    def test_may_be_a_quarter_larger_where_steps_change_only_some_blocks(self, folder: Path, pull_codec: str) -> None:
+        for shard in plan(folder, description(), pull_codec=pull_codec).shards:
+            assert shard.num_blocks > 1
+            assert shard.replaced_bytes == pytest.approx(0.25 * shard.memory.parts["published copy"], rel=0.001)
+
+    def test_is_never_larger_where_differences_are_published(self, folder: Path) -> None:
+        assert [shard.replaced_bytes for shard in plan(folder, description(), pull_codec="int8").shards] == [0, 0]
+
+    @pytest.mark.parametrize("pull_codec", ["fp32", "bf16"])
+    def test_is_what_a_shard_keeps_whatever_steps_change(self, folder: Path, pull_codec: str) -> None:
+        forecast = plan(folder, description(), pull_codec=pull_codec)
+        scene = forecast.scene
+        for shard in forecast.shards:
+            store = BlockStore(scene.plan.to_message(), scene.task.profile.optimizer, shard.shard, BUNDLE_ELEMENTS)
+            publisher = DensePublisher(parse_codec(pull_codec), store)
+            (bundle,) = store.bundles
+            publisher.publish_initial(bundle)
+            kept = {publisher.kept_bytes}
+            random = np.random.default_rng(0)
+            for _ in range(60):
+                changed = sorted(int(place) for place in random.permutation(len(store.blocks))[: random.integers(1, 5)])
+                store.versions[changed] += 1
+                publisher.publish(bundle, changed)
+                kept.add(publisher.kept_bytes)
+            published = shard.memory.parts["published copy"]
+            assert min(kept) == pytest.approx(published, rel=0.001)
+            assert 1.01 * published < max(kept) < 1.001 * (published + shard.replaced_bytes)
+
+    def test_holds_what_no_optimizer_touches_in_full_precision_and_steps_do_not_pull_it(self, folder: Path) -> None:
+        plain = plan(folder, description(), pull_codec="bf16")
+        buffer = "self.register_buffer('fixed', torch.zeros(50_000))\n        self.head.weight ="
+        (folder / "planned.py").write_text(PLANNED.replace("self.head.weight =", buffer), encoding="utf-8")
+        buffered = plan(folder, description(), pull_codec="bf16")
+        copies = [sum(shard.memory.parts["published copy"] for shard in each.shards) for each in (plain, buffered)]
+        assert copies[1] - copies[0] == pytest.approx(4 * 50_000, rel=0.001)
+        pulled = [each.workers[0].forecast.pulled.most for each in (plain, buffered)]
+        assert pulled[1] == pytest.approx(pulled[0], rel=0.01)
 
 
 class TestChoice:

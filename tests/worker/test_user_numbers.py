@@ -1,17 +1,21 @@
 """Numbers of whatever type torch takes are taken; what is no number is refused by name."""
 
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from pushpull.protos.errors import SettingError
 from pushpull.worker import LAMB, LARS, LearningRateScaling
+from pushpull.worker.data_ledger import DataLedger
 from pushpull.worker.local_updates import OuterSettings
 from pushpull.worker.optimizer_values import group_numbers, known_flags, optimizer_specification
 from pushpull.worker.recorded_steps import StepWeights
+from pushpull.worker.shared_data import SharedData, SharedDataSets, Sharing, loader_of
 from pushpull.worker.user_numbers import count_of, number_of, positive_number_of
 
 HALVES = [0.5, np.float32(0.5), np.float64(0.5), np.float16(0.5), np.array(0.5), torch.tensor(0.5), torch.tensor([0.5])]
@@ -130,3 +134,43 @@ class TestOtherNumbers:
             number_of("worker.log(loss=...)", torch.ones(2))
         with pytest.raises(SettingError, match="is None of type NoneType"):
             number_of("loss", None)
+
+
+def shared(data: DataLoader[Any], start_epoch: Any = 0) -> SharedData:
+    """As `worker.share` gives it; nobody asks for data."""
+    calls: Any = SimpleNamespace(deal=None)
+    sharing = Sharing(calls=calls, ledger=DataLedger(), seed=5, part=(0, 1), num_workers=lambda: 1)
+    return SharedDataSets(sharing).share(data, None, start_epoch)
+
+
+class TestSharedData:
+    @pytest.mark.parametrize(
+        "eight",
+        [8, np.int64(8), np.float32(8), torch.tensor(8), torch.tensor([8])],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_take_every_kind_of_batch_size(self, eight: Any) -> None:
+        data = TensorDataset(torch.zeros(20, 1))
+        loader = loader_of(data, eight, shuffle=False)
+        assert loader.batch_size == 8
+        assert [len(batch) for (batch,) in loader] == [8, 8, 4]
+
+    @pytest.mark.parametrize("size", [0, -1, 1.5, "8", float("nan"), np.zeros(2)], ids=repr)
+    def test_refuse_others_with_their_name(self, size: Any) -> None:
+        with pytest.raises(SettingError, match="batch_size"):
+            loader_of(TensorDataset(torch.zeros(20, 1)), size, shuffle=False)
+
+    @pytest.mark.parametrize("two", [2, np.int64(2), torch.tensor(2)], ids=lambda value: type(value).__name__)
+    def test_take_every_kind_of_epoch(self, two: Any) -> None:
+        data = DataLoader(TensorDataset(torch.zeros(20, 1)), batch_size=4)
+        first, later = shared(data, start_epoch=two), shared(data)
+        later.set_epoch(two)
+        assert [(type(each.epoch), each.epoch) for each in (first, later)] == [(int, 2)] * 2
+
+    @pytest.mark.parametrize("epoch", [-1, 0.5])
+    def test_refuse_epochs_that_are_none(self, epoch: float) -> None:
+        data = DataLoader(TensorDataset(torch.zeros(20, 1)), batch_size=4)
+        with pytest.raises(SettingError, match="start_epoch"):
+            shared(data, start_epoch=epoch)
+        with pytest.raises(SettingError, match="set_epoch"):
+            shared(data).set_epoch(epoch)
