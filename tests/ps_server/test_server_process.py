@@ -100,7 +100,7 @@ def test_metrics_after_a_few_steps() -> None:
         "address",
         "door",
     }
-    settings = {"mode", "push_codec", "pull_codec", "optimizer_state", "damping", "quorum"}
+    settings = {"name", "mode", "push_codec", "pull_codec", "optimizer_state", "damping", "quorum"}
     assert labels <= bounded | settings, "a label whose values may grow"
     assert not [line for line in text.splitlines() if "_bucket" in line and 'worker="' in line]
 

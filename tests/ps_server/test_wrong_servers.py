@@ -104,7 +104,7 @@ def test_a_second_server_for_a_shard_ends_and_the_first_one_stays() -> None:
     with cluster(2) as servers:
         failure = failure_of(one_more(1, servers[0].address))
         assert isinstance(failure, BadRequestError)
-        assert f"shard 1 is linked already, from {servers[1].address}" in str(failure)
+        assert f"shard 1 is held by the server at {servers[1].address}" in str(failure)
         joins(servers[0].address)
 
 
