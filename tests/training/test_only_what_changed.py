@@ -1,6 +1,7 @@
 """What a step did not change is not sent, not rewritten, and keeps its version: as in plain torch."""
 
 import copy
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -135,14 +136,23 @@ def changed_in_each_step(worker: Worker, optimizer_class: type[torch.optim.Optim
 
 class TestUnlikeHolders:
     def test_each_gets_what_it_lacks(self) -> None:
-        """One worker trains one half and then the other; the one that comes between has the values of both."""
+        """One worker trains one half, and the one that comes behind it the other: it has the values of both."""
+        trained, ended = threading.Event(), threading.Event()
 
         def first(worker: Worker) -> Mapping[str, torch.Tensor]:
-            return halves(worker, 0, 3)
+            values = halves(worker, 0, 3)
+            trained.set()
+            assert ended.wait(60)  # the run would be over without it
+            return values
+
+        def second(worker: Worker) -> Mapping[str, torch.Tensor]:
+            assert trained.wait(60)
+            values = halves(worker, 1, 3)
+            ended.set()
+            return values
 
         with local_cluster(2, mode="async", damping="none") as cluster:
-            (one,) = cluster.train(first)
-            (two,) = cluster.train(lambda worker: halves(worker, 1, 3))
+            one, two = cluster.train(first, second)
         plain = copy.deepcopy(gan())
         optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
         for half in (0, 1):

@@ -64,7 +64,7 @@ def test_a_rank_that_cannot_go_on_ends_its_worker(tmp_path: Path, body: str) -> 
 
 
 def test_a_rank_may_leave_long_before_the_first_one(tmp_path: Path) -> None:
-    with started(tmp_path, "staying", lease_seconds=1.0, seconds=3) as (cluster, group):
+    with started(tmp_path, "staying", lease_seconds=3.0, seconds=5) as (cluster, group):
         group.results()
         status = cluster.status()
         assert [worker.state for worker in status.workers] == ["left"]
