@@ -1,7 +1,7 @@
 """The model's memory seen as blocks: gradients are read from it, pulled values are written into it."""
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -31,16 +31,19 @@ class TensorMemory:
         tensors: Sequence[torch.Tensor | None],
         before_writing: Callable[[], None] = lambda: None,
         words: Collection[int] = (),
+        live: Mapping[int, Callable[[], torch.Tensor]] | None = None,
     ) -> None:
         """`tensors` by plan entry, None for one that this process does not hold.
 
         Args:
             before_writing: makes them writable.
             words: entries that travel as words, see `carried_words`.
+            live: of entries whose tensor may be another one later, the one that it is now.
         """
         self._words = frozenset(words)
         self._words_lock = threading.Lock()
         self._tensors = tuple(tensors)
+        self._live = live or {}
         self._before_writing = before_writing
         self._flat: list[Floats | None] = [None] * len(self._tensors)
         self._written: set[int] = set()
@@ -52,7 +55,7 @@ class TensorMemory:
         """Looks again where the tensors lie: a model may be moved between steps."""
         self._before_writing()
         self._flat = [
-            None if tensor is None or entry in self._words else _flat_view(local_tensor(tensor))
+            None if tensor is None or entry in self._words else _flat_view(self._local(entry))
             for entry, tensor in enumerate(self._tensors)
         ]
 
@@ -150,7 +153,8 @@ class TensorMemory:
         self._checksums[block.id] = checksum(values)
 
     def _held(self, entry: int) -> torch.Tensor:
-        tensor = self._tensors[entry]
+        live = self._live.get(entry)
+        tensor = self._tensors[entry] if live is None else live()
         assert tensor is not None, "a block of a tensor that this process does not hold"
         return tensor
 

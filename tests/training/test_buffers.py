@@ -215,3 +215,86 @@ def test_large_state_is_sent_rarely_and_all_of_it_in_turn() -> None:
         values = torch.cat([server._engine._loaded().store.values for server in cluster.servers])
     assert 2 * WHOLE < num_bytes < 12 * WHOLE
     assert int((values >= 20.0).sum()) >= 100_000  # all of it, in turn
+
+
+class Assigned(nn.Module):
+    """Gives its buffers new tensors, as many scripts do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.register_buffer("average", torch.zeros(2))
+        self.register_buffer("count", torch.zeros(1, dtype=torch.int64))
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        self.average = 0.5 * self.average + batch.mean(0)
+        self.count = self.count + 1
+        output: torch.Tensor = self.linear(batch)
+        return output
+
+
+def test_a_buffer_that_the_script_assigns_anew_is_the_one_that_counts() -> None:
+    joined, trained = threading.Event(), threading.Event()
+
+    def train(worker: Worker, model: Assigned, scale: float) -> None:
+        optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.01)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.full((2, 2), scale)).sum().backward()
+            optimizer.step()
+
+    def first(worker: Worker) -> tuple[list[float], int]:
+        model = Assigned()
+        train(worker, model, 4.0)
+        with worker.pause():
+            trained.set()
+            assert joined.wait(60)
+        return model.average.tolist(), int(model.count)
+
+    def second(worker: Worker) -> tuple[list[float], int]:
+        assert trained.wait(60)
+        model = Assigned()
+        worker.optimizer(model, torch.optim.SGD, lr=0.01)
+        joined.set()
+        return model.average.tolist(), int(model.count)
+
+    with local_cluster() as cluster:
+        one, other = cluster.train(first, second)
+    assert one == other == ([7.0, 7.0], 3)
+
+
+def test_of_a_buffer_that_the_script_assigns_anew_the_mean_is_taken_and_kept() -> None:
+    def body(worker: Worker) -> tuple[list[float], list[float]]:
+        model = Assigned()
+        optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.01)
+        model(torch.full((2, 2), 1.0 + 2 * worker.id)).sum().backward()
+        optimizer.step()
+        optimizer.average_buffers()
+        mean = model.average.tolist()
+        optimizer.rejoin()
+        return mean, model.average.tolist()
+
+    with local_cluster(expected_workers=2) as cluster:
+        assert cluster.train(body, body) == [([2.0, 2.0], [2.0, 2.0])] * 2
+
+
+@pytest.mark.parametrize("change", ["another size", "none"])
+def test_a_buffer_that_no_longer_fits_is_left_to_the_script_and_people_are_told(
+    change: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def body(worker: Worker) -> None:
+        model = Assigned()
+        optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.01)
+        for _ in range(2):
+            optimizer.zero_grad()
+            model.linear(torch.ones(2, 2)).sum().backward()
+            model.average = torch.ones(5) if change == "another size" else None
+            optimizer.step()
+        assert model.average is None or model.average.shape == (5,)
+
+    with local_cluster() as cluster:
+        cluster.train(body)
+    told = [
+        record for record in caplog.records if "the buffer average of a Assigned has another size" in record.message
+    ]
+    assert len(told) == 1

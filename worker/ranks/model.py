@@ -9,6 +9,7 @@ import torch
 from ...protos.errors import PlanMismatchError, SettingError
 from ..grid import Box
 from ..layout import Layout
+from ..live_buffers import live_buffers
 from ..local_tensors import local_box, mesh_dimensions
 from ..model_table import ModelTable
 from ..plan import ShardingPlan
@@ -57,7 +58,7 @@ def rank_model(
         PlanMismatchError: ranks describe different models.
     """
     held = table.held
-    memory = TensorMemory(table.tensors, _before_writing(parts), table.words)
+    memory = TensorMemory(table.tensors, _before_writing(parts), table.words, live_buffers(table, parts))
     if ranks.num_ranks == 1:
         own = all_blocks(plan)
         return RankModel(
