@@ -282,9 +282,10 @@ class LocalUpdates(torch.optim.Optimizer):
         self._pulled.note()
 
     def _weight(self, num_samples: float | None) -> float:
-        given_out = max(0.0, self._ledger.num_samples - self._samples_seen)
-        self._samples_seen = self._ledger.num_samples
-        return self._weights.next(num_samples, given_out)
+        seen = self._ledger.num_samples
+        weight = self._weights.next(num_samples, max(0.0, seen - self._samples_seen))
+        self._samples_seen = seen  # not of a step that was refused: its samples count with the next one
+        return weight
 
     def _step_locally(self, closure: Callable[[], float] | None) -> float | None:
         """One step of the local optimizer, with gradients of the whole worker."""
@@ -307,13 +308,14 @@ class LocalUpdates(torch.optim.Optimizer):
 
     def _push(self) -> StepKind:
         """A push of the window, or a skip without one. The window is over, whatever becomes of it."""
+        groups = self._groups.numbers(self._outer.param_groups)  # refused before the data are taken
         window, data = self._window, self._ledger.take()
         if data.void:
             return self._drop_window(data)
         request = StepRequest(
             # Blocks of which the servers have nothing newer are not pulled again: the values before must be there.
             gradients=self._pulled.restore(window.touched | self._pulled.moved()),
-            groups=self._groups.numbers(self._outer.param_groups),
+            groups=groups,
             num_samples=window.num_samples,
             lots=[lot.id for lot in data.lots],
             skip=window.num_samples == 0,

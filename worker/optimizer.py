@@ -67,7 +67,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
             NonFiniteError: a gradient is not finite; the step was skipped.
             RefusedError: a server refused the step; nothing changed there.
             SettingError: parameters were changed since the step before, without `push_values`, or what is on or off in a
-                parameter group since the optimizer was made; nothing was pushed.
+                parameter group since the optimizer was made; nothing was pushed, and the data are the next step's.
         """
         loss = None
         if closure is not None:
@@ -195,14 +195,15 @@ class RemoteOptimizer(torch.optim.Optimizer):
         return scaled_rates(self._groups.numbers(self.param_groups), self.lr_factor)
 
     def _step(self, num_samples: float | None) -> None:
+        # All that may be refused here comes before the data are taken: they stay in hand, or their epoch would never end.
         self._replica.changes.check()
-        groups = self._groups.numbers(self.param_groups)
         scaling = loss_scaling_of(self)
+        weight = self._weights.next(num_samples, self._ledger.num_samples)
+        groups = scaled_rates(self._groups.numbers(self.param_groups), self._next_lr_factor(weight))
         data = self._ledger.take()
-        weight = self._weights.next(num_samples, data.num_samples)
         request = StepRequest(
             gradients={i: tensor.grad for i, tensor in self._pushed.items() if tensor.grad is not None},
-            groups=scaled_rates(groups, self._next_lr_factor(weight)),
+            groups=groups,
             num_samples=weight,
             lots=[lot.id for lot in data.lots],
             factor=scaling.factor,

@@ -333,6 +333,36 @@ class TestData:
         assert [commit.num_samples for commit in commits] == [30.0, 30.0, 4.0]
         assert [len(commit.lots) for commit in commits] == [3, 3, 1]
 
+    def test_a_refused_push_leaves_its_data_and_progress_to_the_next_one(
+        self, servers: FakeServers, worker: Worker
+    ) -> None:
+        model = small_model()
+        optimizer = worker.local_updates(model, adam(model), every=2, **TAKE_OVER)
+        for number, (batch,) in enumerate(worker.share(TensorDataset(torch.randn(64, 40)), batch_size=16)):
+            model(batch).square().mean().backward()
+            if number == 1:
+                optimizer.outer_groups[0]["lr"] = float("nan")
+                with pytest.raises(SettingError, match="lr is nan"):
+                    optimizer.step()
+                optimizer.outer_lr = 1.0
+            else:
+                optimizer.step()
+        commits = servers.shards[0].commits
+        assert [list(commit.lots) for commit in commits] == [[1, 2, 3], [4]]
+        assert [commit.num_samples for commit in commits] == [48.0, 16.0]
+
+    def test_the_samples_of_a_refused_step_count_with_the_next_one(self, servers: FakeServers, worker: Worker) -> None:
+        model = small_model()
+        optimizer = worker.local_updates(model, adam(model), every=2, **TAKE_OVER)
+        for number, (batch,) in enumerate(worker.share(TensorDataset(torch.randn(64, 40)), batch_size=16)):
+            model(batch).square().mean().backward()
+            if number == 1:
+                with pytest.raises(SettingError, match="num_samples"):
+                    optimizer.step(num_samples=-1.0)
+            else:
+                optimizer.step()
+        assert [commit.num_samples for commit in servers.shards[0].commits] == [48.0, 16.0]
+
     def test_the_weights_that_user_code_gives_add_up(self, servers: FakeServers, worker: Worker) -> None:
         model = small_model()
         optimizer = worker.local_updates(model, adam(model), every=2, **TAKE_OVER)

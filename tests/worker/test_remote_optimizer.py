@@ -1,11 +1,14 @@
 """Training through the optimizer equals training with torch's own, against fake servers."""
 
 import logging
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
+from pushpull.protos.errors import SettingError
 from pushpull.protos.shard_pb2 import Verdict
 from pushpull.worker import Worker, connect
 
@@ -140,6 +143,46 @@ class TestTraining:
                 its_optimizer.zero_grad()
         assert_close(model, plain)
         assert worker._recorder.report().steps_restaged == 0
+
+
+class TestRefusedSteps:
+    """A script that catches the error goes on, and its epoch ends: what the refused step had used is the next one's."""
+
+    @pytest.mark.parametrize(
+        ("spoil_step", "num_samples"),
+        [
+            (lambda _, optimizer: optimizer.param_groups[0].update(lr=float("nan")), None),
+            (lambda _, optimizer: optimizer.param_groups[0].update(lr="fast"), None),
+            (lambda *_: None, "many"),
+            (lambda *_: None, -1.0),
+            (lambda model, _: model.first.weight.data.add_(1.0), None),
+        ],
+        ids=["no finite rate", "no number", "no weight", "negative weight", "changed values"],
+    )
+    def test_leave_their_data_to_the_next_step(
+        self,
+        servers: FakeServers,
+        worker: Worker,
+        spoil_step: Callable[[SmallModel, torch.optim.Optimizer], object],
+        num_samples: float | None,
+    ) -> None:
+        model = small_model()
+        optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.5)
+        for number, (batch,) in enumerate(worker.share(TensorDataset(torch.randn(64, 40)), batch_size=16)):
+            optimizer.zero_grad()
+            model(batch).square().mean().backward()
+            if number == 1:
+                before = model.first.weight.detach().clone()
+                spoil_step(model, optimizer)
+                with pytest.raises(SettingError):
+                    optimizer.step(num_samples=num_samples)
+                optimizer.param_groups[0].update(lr=0.5)
+                model.first.weight.data.copy_(before)
+            else:
+                optimizer.step()
+        commits = servers.shards[0].commits
+        assert [list(commit.lots) for commit in commits] == [[1], [2, 3], [4]]
+        assert [commit.num_samples for commit in commits] == [16.0, 32.0, 16.0]
 
 
 class TestModels:
