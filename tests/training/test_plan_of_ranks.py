@@ -11,6 +11,8 @@ from pushpull.deploy.planning.planner import Forecast, plan_job
 from pushpull.ps_server.config import JobSettings
 
 NUM_STEPS = 4
+HANG_SECONDS = 240
+"""Eight processes that load torch take a minute of two idle cores: this only ends what hangs."""
 LAYOUTS = ("tp2", "fsdp2")
 SPLITS = {"0.*": 0, "2.weight": 1}
 
@@ -67,9 +69,11 @@ def plan_and_run(folder: Path, width: int, push_codec: str) -> tuple[Forecast, d
     options = [word for layout in LAYOUTS for word in ("--layout", layout)]
     settings = [f"push_codec={push_codec}", "lease_seconds=60"]
     settings += [f"tensor_splits.{name}={dimension}" for name, dimension in SPLITS.items()]
-    return plan_job(job, cluster, folder), launch(script, options=options, settings=settings)
+    summary = launch(script, options=options, settings=settings, timeout_seconds=HANG_SECONDS)
+    return plan_job(job, cluster, folder), summary
 
 
+@pytest.mark.timeout(HANG_SECONDS + 60)
 def test_every_rank_moves_what_was_planned_for_it(tmp_path: Path) -> None:
     plan, summary = plan_and_run(tmp_path, 256, "int8")
     for planned, counted in zip(plan.workers, summary["workers"], strict=True):
