@@ -238,6 +238,13 @@ class RegistrarClient:
         while True:
             try:
                 return method(request, timeout=min(CALL_TIMEOUT_SECONDS, self.patience_seconds))
+            except ValueError as failure:  # what grpc raises for a closed channel
+                if not self._closing.is_set():
+                    raise
+                raise PushpullError(
+                    f"worker {self.worker_id} has left the job: its `with connect()` block has ended, or close() was called; "
+                    "what trains, or reads shared data, belongs before that"
+                ) from failure
             except grpc.RpcError as failure:
                 refusal = error_of_call(failure)
                 if refusal is not None and not isinstance(refusal, RetryableError):

@@ -245,6 +245,7 @@ class Replica:
 
     def close(self) -> None:
         """Ends streams and threads."""
+        self._active = False
         self._stager.close()
         self._shards.close()
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from clusters import Cluster, local_cluster
 
+from pushpull.protos.errors import PushpullError
 from pushpull.worker import Worker, connect
 
 DEADLINE_SECONDS = 20.0
@@ -41,6 +42,30 @@ def train(worker: Worker) -> torch.optim.Optimizer:
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     return optimizer
+
+
+class TestAfterTheBlock:
+    def test_a_step_and_a_loop_say_that_the_worker_has_left(self, cluster: Cluster) -> None:
+        with connect(cluster.addresses) as worker:
+            data = worker.share(range(8), batch_size=2)  # type: ignore[arg-type]
+            optimizer = train(worker)
+        for late in (optimizer.step, lambda: next(iter(data))):
+            with pytest.raises(
+                PushpullError, match=r"worker 0 has left the job: its `with connect\(\)` block has ended"
+            ):
+                late()
+        assert states(cluster) == {0: "left"}
+
+    def test_a_loop_that_outlives_it_ends_quietly(self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+        unraisable: list[object] = []
+        monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+        with connect(cluster.addresses) as worker:
+            train(worker)
+            loop = iter(worker.share(range(8), batch_size=2))  # type: ignore[arg-type]
+            next(loop)
+        del loop
+        gc.collect()
+        assert unraisable == []
 
 
 class TestTwoInOneProcess:
