@@ -53,8 +53,17 @@ def read_initial_file(path: str) -> InitialFile:
     Raises:
         SettingError: names the file and what is wrong with it.
     """
+    try:
+        return _read(path)
+    except OSError as error:
+        raise SettingError(f"--init: {path} cannot be read ({error.strerror or error})") from None
+
+
+def _read(path: str) -> InitialFile:
     file = Path(path)
     if not file.is_file():
+        if file.exists():
+            raise SettingError(f"--init: {path} is {'a folder' if file.is_dir() else 'a pipe or a device'}, not a file")
         raise SettingError(f"--init: there is no file {path} (working directory {Path.cwd()})")
     found = _safetensors(file) if file.suffix == SAFETENSORS else _state_dict(file)
     if not isinstance(found, Mapping) or not all(
@@ -69,7 +78,22 @@ def read_initial_file(path: str) -> InitialFile:
     label = f"the file {file.name} (SHA-256 {checksum})"
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     words = {name: carried_shape(tensor) for name, tensor in tensors.items() if travels_as_words(tensor)}
-    return InitialFile(InitialTable(label, checksum, shapes, words), tensors)
+    unusable = {name: what for name, tensor in tensors.items() if (what := _what_it_is_instead(tensor))}
+    not_real = {name: _type_of(tensor) for name, tensor in tensors.items() if tensor.is_complex()}
+    return InitialFile(InitialTable(label, checksum, shapes, words, unusable, not_real), tensors)
+
+
+def _what_it_is_instead(tensor: torch.Tensor) -> str:
+    """Of a tensor that is no dense array of numbers in memory; else empty."""
+    if tensor.is_meta:
+        return "on the meta device, without values,"
+    if tensor.layout != torch.strided:
+        return "sparse"
+    return f"quantized ({_type_of(tensor)})" if tensor.is_quantized else ""
+
+
+def _type_of(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _state_dict(file: Path) -> object:

@@ -1,9 +1,9 @@
 """What a file of initial values holds, as far as a plan must be compared with it. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ..protos.common_pb2 import Plan
+from ..protos.common_pb2 import Parameter, Plan
 from ..protos.errors import BadRequestError, PlanMismatchError
 from ..protos.registrar_pb2 import ShardHello
 
@@ -21,6 +21,10 @@ class InitialTable:
     shapes: Mapping[str, Sequence[int]]
     words: Mapping[str, Sequence[int]]
     """Shapes in a plan of tensors that may be handed on as words, which buffers of other types than float32 are."""
+    unusable: Mapping[str, str] = field(default_factory=dict)
+    """Tensors that nothing can be read of in rows of numbers, with what they are instead."""
+    not_real: Mapping[str, str] = field(default_factory=dict)
+    """Tensors that are no real numbers, with their type: they can be handed on as words only."""
 
     def find(self, names: Iterable[str]) -> str | None:
         """Under which of a parameter's names (tied weights have several) the file has it."""
@@ -31,10 +35,10 @@ class InitialTable:
         return list(shape) in (list(self.shapes[name]), list(self.words.get(name, self.shapes[name])))
 
     def check(self, plan: Plan) -> None:
-        """The file has every parameter and buffer of the plan, in its shape. What else it has does not matter.
+        """The file has every parameter and buffer of the plan, in its shape and as numbers. What else it has does not matter.
 
         Raises:
-            PlanMismatchError: names what is missing or has another shape.
+            PlanMismatchError: names what is missing, has another shape, or cannot be taken as it is.
         """
         missing, other = [], []
         for parameter in plan.parameters:
@@ -44,6 +48,8 @@ class InitialTable:
             elif not self.fits(name, parameter.shape):
                 here, there = tuple(parameter.shape), tuple(self.shapes[name])
                 other.append(f"{parameter.name} has shape {there} in the file and {here} in the model")
+            elif found := self._what_it_is_instead(name, parameter):
+                other.append(f"{parameter.name} is {found} in the file")
         faults = [f"the file lacks {_listed(missing)}"] if missing else []
         faults += other[:MOST_NAMED]
         if faults:
@@ -51,6 +57,11 @@ class InitialTable:
                 f"{self.label} does not fit the model of this worker: {'; '.join(faults)}. The file has "
                 f"{_listed(list(self.shapes))}; save it with torch.save(model.state_dict(), ...) from the same model"
             )
+
+    def _what_it_is_instead(self, name: str, parameter: Parameter) -> str:
+        """Of what is under the name and of the right shape, if its values cannot become those of the parameter; else empty."""
+        as_words = parameter.group < 0 and list(parameter.shape) == list(self.words.get(name, ()))
+        return self.unusable.get(name, "") or ("" if as_words else self.not_real.get(name, ""))
 
 
 def check_same_file(mine: InitialTable | None, hello: ShardHello) -> None:

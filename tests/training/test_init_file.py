@@ -1,6 +1,7 @@
 """Servers that take their first values from a file: `--init`."""
 
 import logging
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 import torch
 from clusters import local_cluster
 
-from pushpull.protos.common_pb2 import Block, Parameter
+from pushpull.compression.carried_words import travels_as_words
+from pushpull.protos.common_pb2 import Block, Parameter, Plan
 from pushpull.protos.errors import BadRequestError, NonFiniteError, PlanMismatchError, SettingError, error_of_call
 from pushpull.protos.registrar_pb2 import ShardHello, ShardReport
 from pushpull.protos.registrar_pb2_grpc import RegistrarStub
@@ -126,6 +128,72 @@ def test_a_file_of_another_model_is_refused_with_names(
             worker.optimizer(fitting, torch.optim.SGD, lr=0.1)
 
 
+def _has_no_values(values: dict[str, torch.Tensor]) -> None:
+    values["head.bias"] = values["head.bias"].to("meta")
+
+
+def _is_sparse(values: dict[str, torch.Tensor]) -> None:
+    values["embed.weight"] = values["head.weight"] = values["embed.weight"].to_sparse()
+
+
+def _is_sparse_by_rows(values: dict[str, torch.Tensor]) -> None:
+    values["embed.weight"] = values["head.weight"] = values["embed.weight"].to_sparse_csr()
+
+
+def _is_quantized(values: dict[str, torch.Tensor]) -> None:
+    values["norm.running_var"] = torch.quantize_per_tensor(values["norm.running_var"], 0.1, 0, torch.qint8)
+
+
+def _is_complex(values: dict[str, torch.Tensor]) -> None:
+    values["norm.weight"] = torch.complex(values["norm.weight"], torch.ones(5))
+
+
+def _is_a_complex_buffer(values: dict[str, torch.Tensor]) -> None:
+    values["mask"] = torch.complex(torch.zeros(3), torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_has_no_values, "head.bias is on the meta device, without values, in the file"),
+        (_is_sparse, "embed.weight is sparse in the file"),
+        (_is_sparse_by_rows, "embed.weight is sparse in the file"),
+        (_is_quantized, r"norm.running_var is quantized \(qint8\) in the file"),
+        (_is_complex, "norm.weight is complex64 in the file"),
+        (_is_a_complex_buffer, "mask is complex64 in the file"),
+    ],
+)
+@pytest.mark.filterwarnings(
+    "ignore:Sparse CSR", "ignore:torch.quantize_per_tensor", "ignore:TypedStorage is deprecated"
+)
+def test_what_cannot_be_taken_as_it_is_is_refused_with_its_name(
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], None], said: str
+) -> None:
+    """The server would end, or drop the imaginary parts without a word. A model that has no such parameter does not care."""
+    table = read_initial_file(str(saved(Model(), tmp_path, change))).table
+    plan = Plan(
+        parameters=[
+            Parameter(name=name, shape=value.shape, group=0 if isinstance(value, torch.nn.Parameter) else -1)
+            for name, value in Model().state_dict(keep_vars=True).items()
+            if name != "head.weight" and not travels_as_words(value)
+        ]
+    )
+    with pytest.raises(PlanMismatchError, match=said):
+        table.check(plan)
+    table.check(Plan(parameters=[entry for entry in plan.parameters if entry.name == "norm.bias"]))
+
+
+def test_a_complex_buffer_starts_from_the_file(tmp_path: Path) -> None:
+    """Of the model it is complex, too: then its bytes are what counts."""
+    wanted = torch.nn.Linear(2, 2)
+    wanted.register_buffer("phases", torch.complex(torch.ones(3), torch.arange(3.0)))
+    with local_cluster(1, init=saved(wanted, tmp_path)) as cluster, connect(cluster.addresses) as worker:
+        model = torch.nn.Linear(2, 2)
+        model.register_buffer("phases", torch.zeros(3, dtype=torch.complex64))
+        worker.optimizer(model, torch.optim.SGD, lr=0.1)
+        assert torch.equal(model.get_buffer("phases"), wanted.get_buffer("phases"))
+
+
 @pytest.mark.parametrize(("has_file", "checksum", "said"), [(True, "", "no --init"), (False, "abc", "SHA-256 abc")])
 def test_every_server_must_have_the_same(tmp_path: Path, has_file: bool, checksum: str, said: str) -> None:
     init = str(saved(Model(), tmp_path)) if has_file else None
@@ -182,3 +250,15 @@ def test_what_is_no_state_dict_is_refused_before_the_server_serves(
     with pytest.raises(SettingError, match=f"--init.*{said}"):
         read_initial_file(str(path))
     assert "executed" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("folder", "is a folder"), ("pipe", "is a pipe or a device"), ("x" * 300, "cannot be read.*name too long")],
+    ids=["folder", "pipe", "a name that is too long"],
+)
+def test_what_is_no_readable_file_is_refused_as_what_it_is(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SettingError, match=f"--init.*{said}"):
+        read_initial_file(str(tmp_path / name))
