@@ -5,6 +5,7 @@ A process has one such set, as it has one identity for its jobs: the registry li
 
 import gc
 import logging
+import threading
 import weakref
 from dataclasses import replace
 from typing import Protocol
@@ -31,17 +32,23 @@ class OpenWorkers:
     """Holds none of them alive."""
 
     def __init__(self) -> None:
-        self._workers: weakref.WeakSet[OpenWorker] = weakref.WeakSet()
+        self._workers: weakref.WeakKeyDictionary[OpenWorker, int] = weakref.WeakKeyDictionary()
+        """With the thread that each was made in."""
 
     def add(self, worker: OpenWorker) -> None:
-        self._workers.add(worker)
+        self._workers[worker] = threading.get_ident()
 
     def discard(self, worker: OpenWorker) -> None:
-        self._workers.discard(worker)
+        self._workers.pop(worker, None)
 
     def let_abandoned_leave(self) -> None:
         """Those that nothing refers to any more (a cell of a notebook that was run again) leave now, not some time."""
         if self._workers:
+            gc.collect()
+
+    def let_replaced_leave(self) -> None:
+        """The same, where this thread has made more than one: its next step might wait for one that it let go of meanwhile."""
+        if list(self._workers.values()).count(threading.get_ident()) > 1:
             gc.collect()
 
     def make_room(self, config: WorkerConfig, insists: bool) -> WorkerConfig:
@@ -51,7 +58,9 @@ class OpenWorkers:
         environment says it) the new one is a second worker with an id of its own.
         """
         self.let_abandoned_leave()
-        holder = next((w for w in self._workers if w.id == config.worker_id and w.servers == config.servers), None)
+        holder = next(
+            (w for w in list(self._workers) if w.id == config.worker_id and w.servers == config.servers), None
+        )
         if holder is None:
             return config
         if insists:

@@ -16,6 +16,7 @@ from .asking_pace import Polling
 from .data_ledger import DataLedger
 from .division import divider_of
 from .lot_source import LotSource, Part, dealt_loader, leave_epoch
+from .open_workers import HERE
 from .share import DataCalls, Reading, share_dealt, share_strided
 from .user_numbers import count_of
 
@@ -147,6 +148,7 @@ class SharedData:
         return math.ceil(len(self.loader) / self._sharing.num_workers())
 
     def __iter__(self) -> "SharedLoop":
+        HERE.let_replaced_leave()
         return SharedLoop(self._batches, self._record)
 
     # ---- inside ----

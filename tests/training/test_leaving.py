@@ -105,6 +105,24 @@ class TestTwoInOneProcess:
         worker.close()
         assert cluster.status().failures == 0
 
+    def test_a_cell_that_is_run_again_does_not_wait_for_the_worker_before(
+        self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Names are bound anew one by one: only the loop finds that nothing refers to the first worker any more."""
+        monkeypatch.setenv("PUSHPULL_METRICS_LISTEN", "127.0.0.1:0")
+        gc.disable()
+        try:
+            for _ in range(2):
+                worker = connect(cluster.addresses)
+                optimizer = train(worker)
+                data = worker.share(range(8), batch_size=2)  # type: ignore[arg-type]
+            for _ in data:
+                optimizer.step()
+            wait_until(lambda: states(cluster) == {0: "left", 1: "active"})
+            worker.close()
+        finally:
+            gc.enable()
+
     def test_one_whose_optimizer_is_still_used_is_not_let_go_of(self, cluster: Cluster) -> None:
         optimizer = train(connect(cluster.addresses))
         gc.collect()
