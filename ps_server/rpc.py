@@ -13,6 +13,9 @@ from .metrics import ServerMetrics
 
 log = structlog.get_logger(__name__)
 
+MOST_SENTENCE_BYTES = 4096
+"""Of a refusal on the wire. Clients take 8 KiB of metadata; of more, they lose the code as well and blame the transport."""
+
 
 def refuse(context: grpc.ServicerContext, error: PushpullError, metrics: ServerMetrics) -> NoReturn:
     """Ends a call with the error's status, its code in the trailing metadata and its sentence as details."""
@@ -23,8 +26,20 @@ def refuse(context: grpc.ServicerContext, error: PushpullError, metrics: ServerM
     say = log.debug if isinstance(error, RetryableError) else log.warning
     say("call refused", reason=name, message=str(error), peer=context.peer())
     context.set_trailing_metadata(((ERROR_CODE_METADATA_KEY, name),))
-    context.abort(STATUS_OF[code], str(error))
+    context.abort(STATUS_OF[code], short_enough(str(error)))
     raise AssertionError("abort() raises")
+
+
+def short_enough(sentence: str) -> str:
+    """The sentence, cut where it would not fit into a call's trailing metadata: it may quote names that callers chose."""
+    size = 0
+    for end, character in enumerate(sentence):
+        # gRPC writes every byte that is no printable ASCII, and the percent sign, as three.
+        plain = " " <= character <= "~" and character != "%"
+        size += 1 if plain else 3 * len(character.encode("utf-8", "replace"))
+        if size > MOST_SENTENCE_BYTES:
+            return f"{sentence[:end]} ..."
+    return sentence
 
 
 @contextmanager

@@ -210,7 +210,8 @@ class RegistrarClient:
             unlike: Sequence[UnlikeNumber] = self._stub.Leave(request, timeout=HEARTBEAT_TIMEOUT_SECONDS).unlike
             return unlike
         except (grpc.RpcError, ValueError) as error:  # ValueError: the channel was closed under this call
-            logger.info("leaving the job: %s", error)
+            why = in_words(self.address, error) if isinstance(error, grpc.RpcError) else error
+            logger.info("leaving the job without the registrar's answer: %s", why)
             return ()
 
     def give_up(self, reason: PushpullError) -> None:
