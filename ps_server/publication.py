@@ -93,6 +93,10 @@ class DensePublisher:
         return self._published[bundle.number].message(held)
 
 
+_NOBODY = -2
+"""A version that nobody holds, not even who holds nothing: no difference to it is of use."""
+
+
 @dataclass
 class _Delta:
     """The newest difference of one bundle, and the versions it builds on."""
@@ -122,8 +126,10 @@ class DeltaPublisher:
         self._scratch = threading.local()
 
     def replace(self, bundle: Bundle, changed: Sequence[int]) -> None:
-        # A difference would be as coarse as the change is large: everybody gets the values themselves.
-        self._deltas[bundle.number] = None
+        # A difference would be as coarse as the change is large: of these blocks everybody gets the values themselves.
+        delta = self._deltas[bundle.number]
+        if delta is not None:
+            delta.base[np.array(changed) - bundle.first] = _NOBODY
         for position in changed:
             self._shadow_of(position)[:] = self._store.array(self._store.blocks[position])
 
@@ -131,6 +137,7 @@ class DeltaPublisher:
         return self._shadow_of(position).copy()
 
     def publish_initial(self, bundle: Bundle) -> None:
+        self._deltas[bundle.number] = None
         self.replace(bundle, list(bundle))
 
     def publish(self, bundle: Bundle, changed: Sequence[int]) -> None:

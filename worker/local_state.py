@@ -14,6 +14,11 @@ ALWAYS_BYTES = 1 << 16
 """So much of either in every step, however small the model is."""
 
 
+def most_bytes_of_a_kind(room_bytes: int) -> float:
+    """Of buffers, and as many again of frozen parameters, that one rank sends in a step; `room_bytes`: see `room_of_step`."""
+    return max(ALWAYS_BYTES, SHARE_OF_STEP * room_bytes)
+
+
 class _Rotation:
     """Goes through blocks again and again, a bounded number of bytes at a time."""
 
@@ -45,7 +50,7 @@ class LocalState:
         self._bounds = bounds
         self._is_first = is_first
         blocks = [block for block in self._own.blocks.values() if self._own.entries[block.entry].group < 0]
-        budget = max(ALWAYS_BYTES, SHARE_OF_STEP * sum(room_of_step(self._own, bounds)))
+        budget = most_bytes_of_a_kind(sum(room_of_step(self._own, bounds)))
         buffers = [block for block in blocks if block.entry >= model.num_parameters]
         frozen = [block for block in blocks if block.entry < model.num_parameters]
         self._rotations = [_Rotation(kind, budget) for kind in (buffers, frozen)]

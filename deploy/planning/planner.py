@@ -62,7 +62,9 @@ class PlannedShard:
     parameter_bytes: int
     memory: Memory
     pushed: Band
-    """Bytes that come in with one step of every worker."""
+    """Bytes of gradients that come in with one step of every worker."""
+    moved_bytes: int
+    """That come in with them at most: of buffers and frozen parameters that the script moves, from one worker."""
     pulled: Band
     replaced_bytes: int
     """Of published frames that newer ones have replaced, at most, beside `memory`: where steps change only some blocks."""
@@ -191,6 +193,7 @@ def _shards(scene: Scene, workers: Sequence[WorkerForecast]) -> tuple[PlannedSha
             memory=server_memory(plan, traffic, shard, owned, state),
             replaced_bytes=traffic.replaced_bytes(shard),
             pushed=total(rank.pushed[shard] for worker in workers for rank in worker.ranks),
+            moved_bytes=traffic.moved_bytes(shard, max(len(worker.ranks) for worker in workers)),
             pulled=total(rank.pulled[shard] for worker in workers for rank in worker.ranks),
         )
         for shard in range(plan.num_shards)

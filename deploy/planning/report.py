@@ -41,6 +41,7 @@ def plan_object(forecast: Forecast) -> dict[str, Any]:
                 "memory": dict(shard.memory.parts),
                 "replaced_frames_bytes": shard.replaced_bytes,
                 "bytes_pushed_per_step": _band(shard.pushed),
+                "moved_bytes_per_step": shard.moved_bytes,
                 "bytes_pulled_per_step": _band(shard.pulled),
             }
             for shard in forecast.shards
@@ -113,6 +114,11 @@ def print_plan(forecast: Forecast) -> None:
             f"server {shard.shard}: {shard.num_blocks} blocks, {in_bytes(shard.parameter_bytes)} of parameters; "
             f"{_text(shard.pushed)} come in and {_text(shard.pulled)} go out a step"
         )
+        if shard.moved_bytes:
+            console.print(
+                f"  and up to {in_bytes(shard.moved_bytes)} come in while the script moves what no optimizer does (running "
+                "statistics, teachers)"
+            )
         console.print(f"  memory {in_bytes(shard.memory.total)}: {_parts(shard.memory)}")
         if shard.replaced_bytes:
             console.print(

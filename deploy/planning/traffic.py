@@ -17,7 +17,9 @@ from ...ps_server.config import JobSettings
 from ...ps_server.published_bundle import WASTE
 from ...ps_server.shard import BUNDLE_ELEMENTS
 from ...worker.gradient_encoder import names_of
+from ...worker.local_state import most_bytes_of_a_kind
 from ...worker.plan import ShardingPlan
+from ...worker.value_pushes import LEAST_ROOM_BYTES
 
 TYPICAL_NUMBER = 1000
 """Of a step or a version: numbers take one byte below 128 and two below 16384."""
@@ -104,6 +106,17 @@ class Traffic:
         several = [bundle for bundle in self._bundles[shard] if len(bundle) > 1 and self.optimised(bundle)]
         return round(WASTE * total(self._values(blocks, self._pull_codec, False) for blocks in several).most)
 
+    def moved_bytes(self, shard: int, num_ranks: int) -> int:
+        """What the first worker, of this many ranks, sends a shard in a step at most beside its gradients: what no optimizer
+        touches, if the script moves it (running statistics, teachers); see `LocalState`."""
+        blocks = [block for block in self._plan.blocks_of_shard[shard] if not self.optimised([block])]
+        if not blocks:
+            return 0
+        gradients = [self.frame_bytes(of_shard).most for of_shard in self._plan.blocks_of_shard]
+        room = sum(max(of_shard, LEAST_ROOM_BYTES) for of_shard in gradients)
+        lengths = [ANY_BITS.frame_bound(self._plan.blocks[block].num_elements) for block in blocks]
+        return min(_frames_bytes(blocks, lengths, values=True), round(2 * num_ranks * most_bytes_of_a_kind(room)))
+
     def control_bytes(self, owned: Sequence[int], shard: int) -> int:
         """Commit, outcome and end of the pull."""
         versions = [TYPICAL_NUMBER] * len(self.of_shard(owned, shard))
@@ -171,8 +184,8 @@ class Traffic:
             yield message
 
 
-def _frames_bytes(blocks: Sequence[int], lengths: Sequence[int]) -> int:
-    head = Frames(step=TYPICAL_NUMBER, attempt=1, blocks=blocks, lengths=lengths).SerializeToString()
+def _frames_bytes(blocks: Sequence[int], lengths: Sequence[int], values: bool = False) -> int:
+    head = Frames(step=TYPICAL_NUMBER, attempt=1, blocks=blocks, lengths=lengths, values=values).SerializeToString()
     return joined_bytes(WorkerMessage.FRAMES_FIELD_NUMBER, head, Frames.PAYLOAD_FIELD_NUMBER, sum(lengths))
 
 

@@ -190,3 +190,21 @@ class TestPartsOfABundle:
         assert is_delta(1, UNWANTED, 0, UNWANTED) == {True}
         assert is_delta(0, UNWANTED, 0, UNWANTED) == {False}
         assert is_delta(0, 1, 0, 0) == {False}
+
+    def test_values_that_are_replaced_leave_differences_of_the_others_as_they_are(self) -> None:
+        """Running statistics that come with every step, say, which nobody else is sent."""
+        generator = np.random.default_rng(0)
+        store = BlockStore(plan_for(1, SIZES), sgd(), 0, 1 << 20)
+        (bundle,) = store.bundles
+        publisher = publisher_for(JobSettings(pull_codec="int8"), store)
+        publisher.publish_initial(bundle)
+        publisher.publish(bundle, change(store, bundle, [0, 1], generator))
+        publisher.replace(bundle, change(store, bundle, [1, 3], generator))
+
+        def frames(*held: int) -> dict[int, tuple[int, bool, bytes]]:
+            return self.frames(publisher.message(bundle, np.array(held)))
+
+        ids = [block.block_id for block in store.blocks]
+        assert [(block, delta) for block, (_, delta, _) in frames(0, UNWANTED, 0, UNWANTED).items()] == [(ids[0], True)]
+        for held in ((1, 0, 0, UNWANTED), (1, 1, 0, 0), (0, 0, 0, 0)):
+            assert {delta for _, delta, _ in frames(*held).values()} == {False}
