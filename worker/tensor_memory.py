@@ -143,9 +143,9 @@ class TensorMemory:
         if entry in self._words:
             words = words_of(tensor)
             return ((block, checksum(_part(words, block))) for block in blocks)
-        if tensor.device.type == "cpu":
-            return ((block, checksum(values)) for block, values in values_of_blocks(tensor, blocks))
-        return ((block, _checksum_of_block(tensor, block)) for block in blocks)
+        if tensor.is_cuda:
+            return ((block, _checksum_of_block(tensor, block)) for block in blocks)
+        return ((block, checksum(values)) for block, values in values_of_blocks(tensor, blocks))
 
     def _note(self, block: PlanBlock, values: Floats) -> None:
         """Written through memory, while it is still in the processor's cache."""
@@ -177,8 +177,10 @@ def _part(words: Floats, block: PlanBlock) -> Floats:
 
 
 def _checksum_of_block(tensor: torch.Tensor, block: PlanBlock) -> int:
-    """On its own device: of what lies on another one, nothing else has to come here."""
-    return checksum_of_tensor(block_of(tensor, block).reshape(-1).float().contiguous())
+    """On a GPU there: nothing else of the block has to come here. Other devices may lack what it takes."""
+    if tensor.is_cuda:
+        return checksum_of_tensor(block_of(tensor, block).reshape(-1).float().contiguous())
+    return checksum(_copied_values(tensor, block))
 
 
 def values_of_blocks(tensor: torch.Tensor, blocks: Sequence[PlanBlock]) -> Iterator[tuple[PlanBlock, Floats]]:
