@@ -148,9 +148,16 @@ class RemoteOptimizer(torch.optim.Optimizer):
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restores group values and what encoders remember; momenta of the servers are left as they are."""
+        """Restores group values and what encoders remember; momenta of the servers are left as they are.
+
+        What the saved groups lack, as those of an older torch may, stays as it is.
+        """
         local = {key: value for key, value in state_dict.items() if key != STATE_KEY}
-        super().load_state_dict({**local, "state": {}})
+        present = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
+        saved = local["param_groups"]
+        if len(saved) == len(present):  # else torch says what is wrong
+            saved = [{**values, **group} for values, group in zip(present, saved, strict=True)]
+        super().load_state_dict({**local, "param_groups": saved, "state": {}})
         warn_of_local_state(state_dict)
         load_memory(self._replica, state_dict)
 

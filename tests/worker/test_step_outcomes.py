@@ -102,6 +102,24 @@ class TestState:
             assert rows.keys() == got[block].keys() == {"residual", "num_applied"}
             assert all(torch.equal(rows[name], got[block][name]) for name in rows)
 
+    def test_of_an_older_torch_leaves_what_it_lacks_as_it_is(self, servers: FakeServers) -> None:
+        model = small_model()
+        with connect(servers.address) as worker:
+            optimizer = worker.optimizer(
+                model, torch.optim.SGD, lr=0.5, weight_decay=0.125, nesterov=True, momentum=0.5
+            )
+            state = optimizer.state_dict()
+            for key in ("nesterov", "weight_decay"):
+                del state["param_groups"][0][key]
+            state["param_groups"][0]["lr"] = 0.25
+            optimizer.load_state_dict(state)
+            group = optimizer.param_groups[0]
+            assert (group["lr"], group["weight_decay"], group["nesterov"]) == (0.25, 0.125, True)
+            backward(model)
+            optimizer.step()
+            with pytest.raises(ValueError, match="parameter groups"):
+                optimizer.load_state_dict({**state, "param_groups": state["param_groups"] * 2})
+
     def test_holds_the_velocities_of_momentum_correction(self, servers: FakeServers) -> None:
         servers.job.push_codec = "dgc:0.9:4+topk:0.05+int8"
         model = small_model()
