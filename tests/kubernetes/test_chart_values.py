@@ -99,6 +99,7 @@ SETTINGS: dict[str, tuple[Any, list[Any]]] = {
     "push_codec": ("topk:0.01+int8", [3, ""]),
     "push_overrides": ({"*.bias": "fp32"}, ["fp32", {"*.bias": 3}]),
     "pull_codec": ("bf16", [3]),
+    "average_buffers": (True, ["maybe", 3]),
     "optimizer_state": ("int8", ["int4"]),
     "block_elements": (65536, [0, "many"]),
     "layouts": (["tp2", "pp2xtp2"], [["tp0"], ["2"]]),
@@ -110,7 +111,7 @@ SETTINGS: dict[str, tuple[Any, list[Any]]] = {
     "progress_timeout_seconds": (0, [-1, "long"]),
     "server_patience_seconds": (60, [0, "long"]),
     "seed": (123456789, [-1, "random"]),
-    "message_bytes": (10_000_000, [4095, 33554433]),
+    "message_bytes": (5_000_000, [4095, 8388609]),
     "staging_bytes": (17179869184, [1048575, "4Gi"]),
     "memory_bytes": (274877906944, ["16Gi"]),
 }
