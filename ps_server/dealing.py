@@ -19,8 +19,8 @@ from .epochs import Epoch, LotBooks, Reader, Waits
 from .striding import Strides
 
 MOST_LOTS_AT_ONCE = 64
-FEW_LOTS = 4
-"""That anybody may have at once, near the end of an epoch, too."""
+FEW_LOTS = 1
+"""That anybody may have at once near the end of an epoch: everybody else waits for what a slow worker holds then."""
 MOST_DATA_SETS = 4096
 MOST_DATA_SETS_OF_A_WORKER = 64
 """That one worker may be the first to name."""

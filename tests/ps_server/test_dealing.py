@@ -174,12 +174,12 @@ def test_a_data_set_that_nobody_reads_any_more_may_have_changed() -> None:
 
 
 def test_without_turns_nobody_gets_many_lots_of_what_is_left() -> None:
-    """Two readers: a quarter of what is left for one answer, and never less than a few lots."""
+    """Two readers: a quarter of what is left for one answer; in the end one, so that others wait for one slow step."""
     dealer = DataDealer(in_turns=False)
     ask(dealer, 1, set(), size=1000)  # one lot of ten samples is gone
-    counts = [len(ask(dealer, 0, set(), size=1000, lots=32).lots) for _ in range(10)]
+    counts = [len(ask(dealer, 0, set(), size=1000, lots=32).lots) for _ in range(13)]
     assert counts[:4] == [24, 18, 14, 10]
-    assert counts[-2:] == [FEW_LOTS, FEW_LOTS]
+    assert counts[-2:] == [FEW_LOTS, FEW_LOTS] == [1, 1]
 
 
 def test_in_turns_as_many_lots_are_dealt_as_are_asked_for() -> None:
