@@ -109,13 +109,17 @@ class LogHandler(logging.StreamHandler[Any]):
         )
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Never waits for who reads, where standard error is that of one of our commands: `Talk` writes it."""
+        """Never waits for who reads, where standard error is that of one of our commands: `Talk` writes it.
+
+        A script may close its standard error. Then a line is lost; it ends none of our threads, and fills nobody else's stream.
+        """
         if self._silent():
             return
         try:
             self.stream.write(self.format(record) + self.terminator)
         except Exception:
-            self.handleError(record)
+            if not self.stream.closed:
+                self.handleError(record)
 
     def flush(self) -> None:
         super().flush()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import typer
-from typer.testing import CliRunner
+from commands import run_command
 
 from pushpull.benchmarks import convergence, local_updates
 from pushpull.deploy.cli import app
@@ -23,7 +23,7 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]
     "words", list(commands(typer.main.get_command(app))), ids=lambda words: " ".join(words) or "pushpull"
 )
 def test_every_command_prints_its_help(words: tuple[str, ...]) -> None:
-    run = CliRunner().invoke(app, [*words, "--help"], catch_exceptions=False)
+    run = run_command([*words, "--help"])
     assert run.exit_code == 0
     assert "usage: " in run.output.lower()
     assert " ".join(words) in run.output
@@ -37,7 +37,7 @@ def test_benchmarks_that_are_no_command_print_theirs_too(module: object, capsys:
 
 
 def test_the_version_is_the_packages() -> None:
-    run = CliRunner().invoke(app, ["--version"], catch_exceptions=False)
+    run = run_command(["--version"])
     assert (run.exit_code, run.output) == (0, f"pushpull {version('pushpull')}\n")
 
 
@@ -59,6 +59,6 @@ def test_the_version_is_the_packages() -> None:
 def test_a_number_that_cannot_be_meant_is_a_mistake_in_the_command(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = CliRunner().invoke(app, ["bench", *words], catch_exceptions=False)
+    run = run_command(["bench", *words])
     assert run.exit_code == 2
     assert f"argument {words[1]}: invalid positive number value: '{words[2]}'" in run.output

@@ -1,6 +1,7 @@
 """The log: one object a line for machines, one line a message for people, no more lines than a disk can bear, and a script's
 own logging left alone."""
 
+import io
 import json
 import logging
 import subprocess
@@ -91,6 +92,20 @@ def test_values_that_json_does_not_know_make_strict_json(value: object, capsys: 
     line = json.loads(capsys.readouterr().err, parse_constant=refuse)
     assert (line["event"], line["role"], line["shard"], line["level"]) == ("odd", "server", 1, "info")
     assert line["value"] is not None
+
+
+@pytest.mark.parametrize("log_format", LogFormat)
+def test_a_closed_standard_error_loses_the_line_and_nothing_else(
+    log_format: LogFormat, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed = io.StringIO()
+    monkeypatch.setattr("sys.stderr", closed)
+    one = handler(log_format)
+    closed.close()
+    one.handle(record("nobody reads this"))  # neither raises, with standard error still the closed one,
+    monkeypatch.undo()
+    one.handle(record("nor this"))  # nor tells its trouble to another
+    assert capsys.readouterr().err == ""
 
 
 def test_only_so_many_lines_of_a_kind_pass_and_the_next_says_how_many_are_missing() -> None:

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from commands import run_command
 
-from pushpull.deploy.cli import app
 from pushpull.deploy.command_values import readable
 from pushpull.deploy.job import Job, load_job
 from pushpull.protos.errors import PushpullError, SettingError
@@ -33,7 +32,7 @@ NO_TIMES = ["nan", "inf", "-inf", "0", "-1", "1e400"]
 
 def refusal(words: Sequence[str]) -> str:
     """What a command says that never gets to work."""
-    run = CliRunner().invoke(app, list(words))
+    run = run_command(words, catch_exceptions=True)
     if run.exit_code == 2:
         return run.output
     assert isinstance(run.exception, PushpullError), (words, run.exception, run.output)

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import run_command
 from torch import nn
-from typer.testing import CliRunner
 
 from pushpull.compression.encoder_spec import MEMORIES, parse_encoder
 from pushpull.compression.spec import example_specs, parse_codec
-from pushpull.deploy.cli import app
 from pushpull.deploy.planning.cluster import Cluster, load_cluster
 from pushpull.deploy.planning.planner import Forecast, plan_job
 from pushpull.deploy.planning.profile import ModelProfile
@@ -273,11 +272,11 @@ def test_the_command_prints_one_object_or_a_page(folder: Path) -> None:
     )
     job = folder / "job.yaml"
     job.write_text("push_codec: int8\n", encoding="utf-8")
-    printed = CliRunner().invoke(app, ["plan", str(job), "--json"], catch_exceptions=False).stdout
+    printed = run_command(["plan", str(job), "--json"]).stdout
     answer = json.loads(printed)
     assert [worker["layout"] for worker in answer["workers"]] == ["plain", "plain"]
     assert answer == plan_object(plan_job(JobSettings(push_codec="int8"), load_cluster(cluster), folder))
-    page = CliRunner().invoke(app, ["plan", str(job)], catch_exceptions=False).stdout
+    page = run_command(["plan", str(job)]).stdout
     assert "server 0:" in page
     assert "Limited by" in page
 
