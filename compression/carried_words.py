@@ -25,7 +25,8 @@ def carried_shape(tensor: torch.Tensor) -> tuple[int, ...]:
 
 def words_of(tensor: torch.Tensor) -> Floats:
     """A copy of the tensor's bytes, float32 [words]; the last word may be filled up with zeros."""
-    held = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy()
+    plain = tensor.detach().to("cpu").resolve_conj().resolve_neg()  # which torch may have put off
+    held = plain.contiguous().reshape(-1).view(torch.uint8).numpy()
     padded = np.zeros(-(-held.size // WORD_BYTES) * WORD_BYTES, np.uint8)
     padded[: held.size] = held
     words: Floats = padded.view(np.float32)

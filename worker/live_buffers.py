@@ -8,6 +8,7 @@ import torch
 from ..compression.carried_words import carried_shape, travels_as_words
 from ..protos.parameter_names import plain_name
 from .model_table import ModelTable, unwrapped
+from .writable_memory import obstacle
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,8 @@ def live_buffers(table: ModelTable, parts: Sequence[torch.nn.Module]) -> Mapping
 
 
 class LiveBuffer:
-    """One of them. The servers know its size: a tensor that does not have it is left to the script, and people are told."""
+    """One of them. The servers know its size: a tensor that does not have it, or cannot be written, is left to the script, and
+    people are told."""
 
     def __init__(self, module: torch.nn.Module, name: str, first: torch.Tensor) -> None:
         self._module = module
@@ -41,15 +43,19 @@ class LiveBuffer:
 
     def __call__(self) -> torch.Tensor:
         tensor = self._module._buffers.get(self._name)
-        if tensor is not None and _way(tensor) == _way(self._newest):
+        if tensor is self._newest:
+            return self._newest
+        if tensor is not None and not obstacle(tensor) and _way(tensor) == _way(self._newest):
             self._newest = tensor
         elif not self._told:
             self._told = True
             logger.warning(
-                "the buffer %s of a %s has another size or type than at worker.optimizer(...): workers that join later get the "
-                "values it had before",
+                "the buffer %s of a %s %s: workers that join later get the values it had before",
                 self._name,
                 type(self._module).__name__,
+                "is gone"
+                if tensor is None
+                else obstacle(tensor) or "has another size or type than at worker.optimizer(...)",
             )
         return self._newest
 

@@ -12,6 +12,7 @@ from ..compression.carried_words import carried_shape, travels_as_words
 from ..protos.errors import SettingError
 from ..protos.parameter_names import plain_name
 from .plan import TableEntry
+from .writable_memory import NamedTensor, check_writable
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,21 @@ class ModelReading:
     _buffers: Sequence[_Named]
     _held: Sequence[torch.Tensor | None]
 
-    def check_values(self, index: int) -> None:
-        """Refuses a parameter of this process that has a shape but no values."""
-        tensor = self._held[index]
-        if tensor is not None and tensor.is_meta:
-            raise SettingError(
-                f"parameter {self._parameters[index].names[0]} is on the meta device and holds no values; move the model to a "
-                "device first"
-            )
+    def check_memory(self) -> None:
+        """Refuses tensors of this process that cannot hold values of their own; see `check_writable`."""
+        held = zip((*self._parameters, *self._buffers), self._held, strict=True)
+        check_writable(
+            [
+                NamedTensor(
+                    named.names[0],
+                    tensor,
+                    is_parameter=index < len(self._parameters),
+                    is_optimised=index in self.facts and self.facts[index].group >= 0,
+                )
+                for index, (named, tensor) in enumerate(held)
+                if tensor is not None
+            ]
+        )
 
     def table(self, facts: Sequence[Facts]) -> ModelTable:
         """The table, from the facts of every rank.
@@ -113,8 +121,7 @@ def read_model(
             do not fit the whole.
     """
     reading = _read(parts, param_groups, whole)
-    for index in reading.facts:
-        reading.check_values(index)
+    reading.check_memory()
     return reading
 
 
@@ -172,7 +179,9 @@ def _named(named: Iterable[tuple[str, torch.Tensor]]) -> list[_Named]:
     found: dict[int, tuple[torch.Tensor, list[str]]] = {}
     for name, tensor in named:
         if is_lazy(tensor):
-            raise SettingError(f"parameter {name} has no shape yet; run one forward pass before worker.optimizer()")
+            raise SettingError(f"{plain_name(name)} has no shape yet; run one forward pass before worker.optimizer()")
+        if tensor.is_nested:  # has no shape that could be asked for
+            raise SettingError(f"{plain_name(name)} is a nested tensor; pad it to a dense one")
         found.setdefault(id(tensor), (tensor, []))[1].append(plain_name(name))
     return [_Named(tensor, tuple(names)) for tensor, names in found.values()]
 
@@ -222,7 +231,8 @@ def _parameter_entry(named: _Named, fact: Fact | None) -> TableEntry:
     name, tensor = named.names[0], named.tensor
     if not tensor.is_floating_point():
         raise SettingError(
-            f"parameter {name} has type {tensor.dtype}; only real floating-point parameters can be trained"
+            f"parameter {name} has type {tensor.dtype}; only real floating-point parameters can be trained. Keep what is "
+            "never trained as a buffer (register_buffer)"
         )
     if fact is None:
         raise SettingError(f"parameter {name} of the whole model is in no rank's part")
