@@ -11,10 +11,15 @@ MOST_NAME_CHARACTERS = 200
 
 
 def keep_within_bounds(report: WorkerReport) -> WorkerReport:
-    """Takes names away that are too long or too many; which of the latter is the same in every report. Returns the report."""
+    """A copy without names that are too long or too many; which of the latter is the same in every report.
+
+    It holds on to nothing else: what a message was taken from stays in memory for as long as a part of it does.
+    """
+    kept = WorkerReport()
     for values in (report.metrics, report.first_metrics):
         _keep(values)
-    return report
+    kept.CopyFrom(report)
+    return kept
 
 
 def check_join(request: JoinRequest) -> None:

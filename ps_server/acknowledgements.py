@@ -1,5 +1,7 @@
 """What each shard has said it has carried out. Pure; owned by the registrar."""
 
+from collections.abc import Sequence
+
 from ..protos.registrar_pb2 import ShardStatus
 
 
@@ -30,12 +32,16 @@ class Acknowledgements:
     def first_without_plan(self) -> int | None:
         return min(self._without_plan, default=None)
 
-    def statuses(self, now: float) -> list[ShardStatus]:
-        """As last said, by shard, and how long ago."""
-        statuses = []
-        for _, (said_at, said) in sorted(self._status.items()):
-            status = ShardStatus()
-            status.CopyFrom(said)
-            status.reported_seconds_ago = max(0.0, now - said_at)
-            statuses.append(status)
-        return statuses
+    def said(self) -> list[tuple[float, ShardStatus]]:
+        """What each shard said last of itself, and when, by shard. Nobody writes in these messages."""
+        return [said for _, said in sorted(self._status.items())]
+
+
+def statuses_at(now: float, said: Sequence[tuple[float, ShardStatus]]) -> list[ShardStatus]:
+    """With how long ago each was said."""
+    statuses = []
+    for said_at, status in said:
+        statuses.append(ShardStatus())
+        statuses[-1].CopyFrom(status)
+        statuses[-1].reported_seconds_ago = max(0.0, now - said_at)
+    return statuses

@@ -34,6 +34,13 @@ class Contacts:
         self._heard: dict[int, list[list[float]]] = {}
         """By incarnation, shard and rank, on the shard's clock."""
 
+    def as_of_now(self) -> "Contacts":
+        """A copy that nothing is reported to any more."""
+        still = Contacts(len(self._clocks), 0.0, self._lease_seconds)
+        still._clocks = list(self._clocks)
+        still._heard = {who: [list(ranks) for ranks in shards] for who, shards in self._heard.items()}
+        return still
+
     def expect(self, incarnation: int, num_ranks: int) -> None:
         """From now on every shard should hear of every rank."""
         self._heard[incarnation] = [[clock] * num_ranks for clock in self._clocks]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 from ..protos.registrar_pb2 import WorkerReport
+from .worker_figures import ends_on_some_shards_only
 from .workers import Worker
 
 ENDED_KEPT = 256
@@ -26,7 +27,8 @@ class EndedWorkers:
         self._num_shards = num_shards
         self._kept = kept
         self._workers: dict[int, Worker] = {}
-        self._split_steps_of_others = 0
+        self.split_steps_of_others = 0
+        """Steps on some shards only, of workers that are not kept. Written by this class only."""
 
     def __iter__(self) -> Iterator[Worker]:
         """In the order in which they ended."""
@@ -45,7 +47,7 @@ class EndedWorkers:
         """The id lives again: its new incarnation goes on where this one ended."""
         worker = self._workers.pop(worker_id, None)
         if worker is not None:
-            self._split_steps_of_others += worker.ends_on_some_shards_only(self._num_shards)
+            self.split_steps_of_others += self._is_split(worker)
         return worker
 
     @property
@@ -59,11 +61,13 @@ class EndedWorkers:
     @property
     def split_steps(self) -> int:
         """Steps that ended applied on some shards only."""
-        kept = sum(worker.ends_on_some_shards_only(self._num_shards) for worker in self)
-        return self._split_steps_of_others + kept
+        return self.split_steps_of_others + sum(map(self._is_split, self))
+
+    def _is_split(self, worker: Worker) -> bool:
+        return ends_on_some_shards_only(worker.settled, self._num_shards)
 
     def _forget(self, worker: Worker) -> None:
-        self._split_steps_of_others += worker.ends_on_some_shards_only(self._num_shards)
+        self.split_steps_of_others += self._is_split(worker)
         if worker.observer:
             return
         self.num_forgotten += 1

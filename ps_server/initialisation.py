@@ -52,6 +52,12 @@ class Initialisation:
         origin.seconds_ago = now - self._done_at
         return origin
 
+    def origin_for_people(self, now: float) -> Origin | None:
+        """The same without what values are told apart by, which is long, and which people do not compare."""
+        if not self.done:
+            return None
+        return Origin(incarnation=self._brought.incarnation, who=self._brought.who, seconds_ago=now - self._done_at)
+
     def offer(self, now: float, worker: Worker, request: EnrolRequest) -> tuple[EnrolResponse, Initialise | None]:
         """What an enrolled worker is told, and the order that opens a grant for it, if one does."""
         if self._initial is not None:
@@ -98,13 +104,6 @@ class Initialisation:
         taking_long = 0 < self._start.settings.progress_timeout_seconds < now - self._granted_at
         overdue = taking_long or self._contacts.too_long_silence(self._holder) is not None
         return overdue and self._holder != worker.incarnation and not worker.observer
-
-
-def without_values(origin: Origin | None) -> Origin | None:
-    """For people, who do not compare."""
-    if origin is None:
-        return None
-    return Origin(incarnation=origin.incarnation, who=origin.who, seconds_ago=origin.seconds_ago)
 
 
 def waiting(message: str) -> EnrolResponse:

@@ -5,13 +5,14 @@ that has ended is not shown any more.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
 
 from ..protos.exposition import Family, Reading, label_text
 from ..protos.status_terms import LIVE_STATES, STEP_PARTS
 from .config import JobSettings
+from .job_snapshot import JobSnapshot, snapshot
 from .registrar import Registrar
-from .workers import Worker
+from .worker_figures import WorkerFigures
 
 PHASES = ("waiting", "initialising", "training")
 
@@ -106,33 +107,39 @@ FAMILIES = (
 
 @dataclass(frozen=True)
 class Moment:
-    """The job as its registrar sees it at one moment. Read under the registrar's lock."""
+    """The job as its registrar sees it at one moment: made under the registrar's lock, and read without it."""
 
     settings: JobSettings
-    registrar: Registrar
+    registrar: InitVar[Registrar]
     linked: tuple[bool, ...]
     """By shard."""
     calendar_seconds: Callable[[float], float]
     """The registrar's clock to seconds since 1970."""
+    now: float = 0.0
+    """On the registrar's clock."""
+    job: JobSnapshot = field(init=False)
+
+    def __post_init__(self, registrar: Registrar) -> None:
+        object.__setattr__(self, "job", snapshot(registrar, self.now))
 
 
 def readings(moment: Moment) -> Iterator[Reading]:
     """As Prometheus is shown them."""
     yield from _settings(moment.settings)
-    registrar = moment.registrar
-    yield from ((PHASE, (phase,), registrar.phase == phase) for phase in PHASES)
-    yield CLOCK, (), registrar.job_clock
-    if registrar.last_progress is not None:
-        yield LAST_PROGRESS, (), moment.calendar_seconds(registrar.last_progress)
-    yield LONGEST_GAP, (), registrar.longest_round_gap_seconds
+    job = moment.job
+    yield from ((PHASE, (phase,), job.phase == phase) for phase in PHASES)
+    yield CLOCK, (), job.clock
+    if job.last_progress is not None:
+        yield LAST_PROGRESS, (), moment.calendar_seconds(job.last_progress)
+    yield LONGEST_GAP, (), job.longest_round_gap_seconds
     yield SHARDS, (), len(moment.linked)
     yield from ((LINKED, (str(shard),), linked) for shard, linked in enumerate(moment.linked))
-    yield EXPIRIES, (), registrar.lease_expiries
-    yield FAILURES, (), registrar.failures
-    yield ROUNDS, (), registrar.rounds_closed
-    yield SPLIT_STEPS, (), registrar.roster.split_steps
-    yield SAMPLES_GIVEN_UP, (), registrar.sharing.dealer.num_samples_given_up
-    live = registrar.roster.trainers()
+    yield EXPIRIES, (), job.lease_expiries
+    yield FAILURES, (), job.failures
+    yield ROUNDS, (), job.round
+    yield SPLIT_STEPS, (), job.split_steps(len(moment.linked))
+    yield SAMPLES_GIVEN_UP, (), job.samples_given_up
+    live = job.live
     active = [worker.clock for worker in live if worker.state == "active"]
     yield LIVE, (), len(live)
     yield ACTIVE, (), len(active)
@@ -161,14 +168,14 @@ def _settings(settings: JobSettings) -> Iterator[Reading]:
         yield BOUND, (), settings.staleness_bound
 
 
-def _worker(worker: Worker, moment: Moment) -> Iterator[Reading]:
+def _worker(worker: WorkerFigures, moment: Moment) -> Iterator[Reading]:
     name, report = str(worker.worker_id), worker.report
     yield WORKER_INFO, (name, label_text(worker.host), label_text(worker.layout)), 1
     yield from ((WORKER_STATE, (name, state), worker.state == state) for state in LIVE_STATES)
     yield WORKER_RANKS, (name,), worker.num_ranks
     yield WORKER_CLOCK, (name,), worker.clock
     yield WORKER_PROGRESS, (name,), moment.calendar_seconds(worker.last_progress)
-    for silence in moment.registrar.contacts.silences(worker.incarnation):
+    for silence in moment.job.contacts.silences(worker.incarnation):
         yield WORKER_UNHEARD, (name, str(silence.shard)), silence.seconds
     yield WORKER_STEPS, (name,), report.num_steps
     yield WORKER_SAMPLES, (name,), report.num_samples

@@ -1,5 +1,7 @@
 """Leases: how long a silent rank still counts. Pure; time comes in as seconds of one monotonic clock."""
 
+import math
+
 
 class Leases:
     """Deadlines of the ranks of incarnations: an incarnation lives while all its ranks do.
@@ -27,8 +29,8 @@ class Leases:
 
     def silent_seconds(self, incarnation: int, now: float) -> float:
         """Since the last sign of life of the rank that has been silent longest; 0 for an incarnation without a lease."""
-        deadlines = self._deadlines.get(incarnation, {}).values()
-        return max((max(0.0, now + self._lease_seconds - deadline) for deadline in deadlines), default=0.0)
+        earliest = min(self._deadlines.get(incarnation, {}).values(), default=math.inf)
+        return max(0.0, now + self._lease_seconds - earliest)
 
     def end(self, incarnation: int) -> None:
         """Forgets an incarnation."""

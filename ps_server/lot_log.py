@@ -3,6 +3,7 @@
 import structlog
 
 from .dealing import DataDealer
+from .held_lines import Say, at_once
 
 log = structlog.get_logger(__name__)
 
@@ -10,7 +11,8 @@ log = structlog.get_logger(__name__)
 class LotLog:
     """Remembers how many lots it has said were given up."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Say = at_once) -> None:
+        self._say = say
         self._num_told = 0
 
     def observe(self, dealer: DataDealer) -> None:
@@ -18,7 +20,8 @@ class LotLog:
         new = dealer.num_lots_given_up - self._num_told
         self._num_told = dealer.num_lots_given_up
         for lot in dealer.given_up[-new:] if new else ():
-            log.error(
+            self._say(
+                log.error,
                 "data given up",
                 data_set=lot.data_set,
                 epoch=lot.epoch,

@@ -73,7 +73,7 @@ class Registrar:
         self.contacts = Contacts(num_shards, SHARD_BEAT_SECONDS, settings.lease_seconds)
         """Which shard has not heard of whom; to be read only."""
         self._initialisation = Initialisation(num_shards, self._start, self._roster, self.contacts, initial)
-        self.origin = self._initialisation.origin
+        self.origin, self.origin_for_people = self._initialisation.origin, self._initialisation.origin_for_people
         self.is_first = FirstWorker(self._roster, self._initialisation).is_first
         policy = policy_for(settings)
         self._rounds = Rounds(policy, num_shards) if isinstance(policy, Synchronous) else None
@@ -86,7 +86,7 @@ class Registrar:
         self._view_number = 0
         self._ready_view = 0
         self._acknowledged = Acknowledgements(num_shards)
-        self.shard_statuses = self._acknowledged.statuses
+        self.shards_said = self._acknowledged.said
         self._orders: list[RegistrarOrder] = []
         self._ending = Ending()
         self.lease_expiries = 0

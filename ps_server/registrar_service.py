@@ -32,6 +32,7 @@ from ..protos.registrar_pb2 import (
     PauseRequest,
     PauseResponse,
     RegistrarOrder,
+    RoundRecord,
     ShardHello,
     ShardReport,
 )
@@ -41,9 +42,10 @@ from ..protos.values_digest import values_checksum
 from . import job_readings
 from .absent_shards import AbsentShards, ask
 from .config import JobSettings
+from .held_lines import HeldLines, QuietLock
 from .initial_table import InitialTable, check_same_file
-from .initialisation import without_values
 from .job import job_message
+from .job_snapshot import snapshot
 from .links import JOB_ID_METADATA_KEY, LinkedShard, OrderStream
 from .lot_log import LotLog
 from .metrics import ServerMetrics
@@ -79,10 +81,13 @@ class RegistrarService(RegistrarServicer):
         # Incarnations of an earlier life of this address must not be granted again: they start from the calendar's time.
         self._registrar = Registrar(settings, num_shards, tick_seconds, time.time_ns(), initial)
         self._started_at = time.monotonic()
-        self._roster_log = RosterLog()
-        self._lot_log = LotLog()
+        self._lines = HeldLines()
+        self._roster_log = RosterLog(self._lines.say)
+        self._lot_log = LotLog(self._lines.say)
         self._logged: tuple[str, int] | None = None
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.Lock())
+        self._held = QuietLock(self._changed, self._lines)
+        self._telling = threading.Lock()
         self._log = OrderLog()
         self._shards = ShardTable(num_shards, job_id)
         self._absent = AbsentShards(settings.server_patience_seconds, self._is_absent, self._lose)
@@ -106,6 +111,7 @@ class RegistrarService(RegistrarServicer):
             self._changed.notify_all()
             for stream in self._streams.values():
                 stream.end()
+        self._lines.write()
 
     @property
     def admits(self) -> bool:
@@ -129,15 +135,14 @@ class RegistrarService(RegistrarServicer):
             self._changed.wait_for(lambda: self._streams.keys() <= {0}, timeout_seconds)
 
     def take_report(self, shard: int, report: ShardReport) -> None:
-        """Of a linked shard."""
+        """Of a linked shard, which may hold locks of its own: what there is to log is written by the next call or tick."""
         with self._changed:
-            self._registrar.report(time.monotonic(), shard, report)
-            self._send_orders()
+            self._take_in(shard, report)
 
     # ---- calls ----
 
     def Join(self, request: JoinRequest, context: grpc.ServicerContext) -> JoinResponse:
-        with refusing(context, self._metrics), self._changed:
+        with refusing(context, self._metrics), self._held:
             check_join(request)
             self._wait(lambda: self._shards.first_missing is None, "shard {} has not linked to the registrar yet")
             response = self._registrar.join(time.monotonic(), request)
@@ -147,7 +152,7 @@ class RegistrarService(RegistrarServicer):
             return response
 
     def Absent(self, request: AbsentRequest, context: grpc.ServicerContext) -> AbsentResponse:
-        with refusing(context, self._metrics), self._changed:
+        with refusing(context, self._metrics), self._held:
             self._registrar.absent(time.monotonic(), request)
             self._send_orders()
             return AbsentResponse()
@@ -155,13 +160,13 @@ class RegistrarService(RegistrarServicer):
     def Enrol(self, request: EnrolRequest, context: grpc.ServicerContext) -> EnrolResponse:
         with refusing(context, self._metrics):
             examined = self._registrar.examine(request)  # a large model takes time; nobody waits for it
-            with self._changed:
+            with self._held:
                 response = self._registrar.enrol(time.monotonic(), request, examined)
                 self._send_orders()
                 return response
 
     def Activate(self, request: ActivateRequest, context: grpc.ServicerContext) -> ActivateResponse:
-        with refusing(context, self._metrics), self._changed:
+        with refusing(context, self._metrics), self._held:
             response = self._registrar.activate(
                 time.monotonic(), request.worker_id, request.incarnation, request.last_clock
             )
@@ -171,14 +176,14 @@ class RegistrarService(RegistrarServicer):
             return response
 
     def Pause(self, request: PauseRequest, context: grpc.ServicerContext) -> PauseResponse:
-        with refusing(context, self._metrics), self._changed:
+        with refusing(context, self._metrics), self._held:
             self._registrar.pause(time.monotonic(), request.worker_id, request.incarnation, list(request.held))
             self._send_orders()
             return PauseResponse()
 
     def Heartbeat(self, request: HeartbeatRequest, context: grpc.ServicerContext) -> HeartbeatResponse:
         report = keep_within_bounds(request.report)
-        with refusing(context, self._metrics), self._changed:
+        with refusing(context, self._metrics), self._held:
             worker = self._registrar.heartbeat(
                 time.monotonic(), request.worker_id, request.incarnation, report, request.rank
             )
@@ -190,14 +195,14 @@ class RegistrarService(RegistrarServicer):
             )
 
     def Deal(self, request: DealRequest, context: grpc.ServicerContext) -> DealResponse:
-        with refusing(context, self._metrics), self._changed:
+        with refusing(context, self._metrics), self._held:
             response = self._registrar.deal(time.monotonic(), request)
             self._send_orders()
             return response
 
     def Leave(self, request: LeaveRequest, context: grpc.ServicerContext) -> LeaveResponse:
         report = keep_within_bounds(request.report)
-        with refusing(context, self._metrics), self._changed:
+        with refusing(context, self._metrics), self._held:
             self._registrar.leave(
                 time.monotonic(),
                 request.worker_id,
@@ -214,25 +219,12 @@ class RegistrarService(RegistrarServicer):
             return LeaveResponse(unlike=worker.unlike if worker is not None and request.rank == 0 else ())
 
     def Status(self, request: JobStatusRequest, context: grpc.ServicerContext) -> JobStatus:
-        with self._changed:
-            registrar, now = self._registrar, time.monotonic()
-            return JobStatus(
-                job=self._job(),
-                phase=registrar.phase,
-                round=registrar.rounds_closed,
-                workers=registrar.roster.statuses(now),
-                shards=registrar.shard_statuses(now),
-                lease_expiries=registrar.lease_expiries,
-                failures=registrar.failures,
-                split_steps=registrar.roster.split_steps,
-                longest_round_gap_seconds=registrar.longest_round_gap_seconds,
-                ending=registrar.ending,
-                age_seconds=now - self._started_at,
-                clock=registrar.job_clock,
-                num_forgotten=registrar.roster.num_forgotten,
-                forgotten=registrar.roster.forgotten,
-                origin=without_values(registrar.origin(now)),
-            )
+        with self._telling:  # one after the other: who asks all the time takes one thread's time from the job, not many
+            with self._held:
+                taken = snapshot(self._registrar, time.monotonic())
+                addresses = self._shards.addresses
+            job = job_message(self._settings, self._job_id, addresses)
+            return taken.status(job, taken.now - self._started_at)
 
     def Link(self, request_iterator: Iterator[ShardReport], context: grpc.ServicerContext) -> Iterator[RegistrarOrder]:
         with refusing(context, self._metrics):
@@ -265,13 +257,13 @@ class RegistrarService(RegistrarServicer):
             rival = self._shards.rival(hello)
         # the network is asked without the lock
         answering = None if rival is None else ask(rival.address).life
-        with self._changed:
+        with self._held:
             shard = hello.shard
             try:
                 self._shards.take(hello, shard in self._streams, self._registrar.agreed is not None, answering)
             except ServerLostError as error:
                 if rival is not None and not hello.has_plan:
-                    self._lose(shard, rival, "it came back without its state")
+                    self._take_loss(shard, rival, "it came back without its state")
                 raise ServerLostError(self._registrar.ending or str(error)) from None
             # numbers of another job's orders mean nothing here
             missed = self._log.after(hello.last_sequence if hello.job_id == self._job_id else 0, shard)
@@ -279,20 +271,24 @@ class RegistrarService(RegistrarServicer):
             if old is not None:
                 old.end()
             stream = self._streams[shard] = OrderStream()
-            log.info("shard linked", linked=shard, address=hello.address)
+            self._lines.say(log.info, "shard linked", linked=shard, address=hello.address)
             for order in missed:
                 stream.put(order)
             self._changed.notify_all()
             return stream
 
-    def _readings(self) -> list[Reading]:
+    def _readings(self) -> Iterator[Reading]:
         monotonic, calendar = time.monotonic(), time.time()
-        with self._changed:
+        with self._held:
             linked = tuple(shard in self._streams for shard in range(len(self._shards)))
             moment = job_readings.Moment(
-                self._settings, self._registrar, linked, lambda then: calendar - (monotonic - then)
+                self._settings, self._registrar, linked, lambda then: calendar - (monotonic - then), monotonic
             )
-            return list(job_readings.readings(moment))
+        return job_readings.readings(moment)
+
+    def _take_in(self, shard: int, report: ShardReport) -> None:
+        self._registrar.report(time.monotonic(), shard, report)
+        self._send_orders()
 
     def _observe_round(self) -> None:
         now, before = time.monotonic(), self._round_closed_at
@@ -304,15 +300,12 @@ class RegistrarService(RegistrarServicer):
         for order in self._registrar.take_orders():
             match order.WhichOneof("order"):
                 case "initialise" if order.initialise.done:
-                    origin = self._registrar.origin(time.monotonic()) or Origin()
-                    checksum = values_checksum(origin.values)
-                    log.info("servers initialised", values_of=origin.who, checksum=checksum)
+                    self._lines.say(_tell_initialised, self._registrar.origin(time.monotonic()) or Origin())
                 case "install_plan":
                     order.install_plan.job.CopyFrom(self._job())
                 case "close":
                     self._observe_round()
-                    workers = [contribution.worker_id for contribution in order.close.contributions]
-                    log.debug("round closed", round=order.close.round, workers=workers)
+                    self._lines.say(_tell_closed, order.close)
             self._log.add(order)
             for stream in self._streams.values():
                 stream.put(order)
@@ -321,7 +314,8 @@ class RegistrarService(RegistrarServicer):
             self._logged = seen
             self._roster_log.observe(self._registrar.phase, self._registrar.roster.take_changed())
         self._lot_log.observe(self._registrar.sharing.dealer)
-        tell_unlike(self._registrar.take_unlike())
+        if unlike := self._registrar.take_unlike():
+            self._lines.say(tell_unlike, unlike)
         self._changed.notify_all()
 
     def _wait_for_view(self) -> None:
@@ -341,20 +335,24 @@ class RegistrarService(RegistrarServicer):
             return shard not in self._streams and not self._registrar.ending
 
     def _lose(self, shard: int, holder: Holder, reason: str) -> None:
+        with self._held:
+            self._take_loss(shard, holder, reason)
+
+    def _take_loss(self, shard: int, holder: Holder, reason: str) -> None:
         """A shard will not come back. Before there is a model that is no loss: another one may take its place."""
-        with self._changed:
-            if self._registrar.agreed is None or self._registrar.ending:
-                return
-            if shard in self._streams and self._shards[shard] != holder:
-                return
-            gone = ShardReport(draining=Draining(address=holder.address, failure=reason))
-            self.take_report(shard, gone)
-            log.error("the job cannot go on", why=self._registrar.ending)
+        if self._registrar.agreed is None or self._registrar.ending:
+            return
+        if shard in self._streams and self._shards[shard] != holder:
+            return
+        gone = ShardReport(draining=Draining(address=holder.address, failure=reason))
+        self._take_in(shard, gone)
+        self._lines.say(log.error, "the job cannot go on", why=self._registrar.ending)
 
     def _receive(self, shard: int, reports: Iterator[ShardReport], stream: OrderStream) -> None:
         try:
             for report in reports:
-                self.take_report(shard, report)
+                with self._held:
+                    self._take_in(shard, report)
         except grpc.RpcError:
             pass
         except PushpullError as error:
@@ -375,6 +373,15 @@ class RegistrarService(RegistrarServicer):
 
     def _tick(self) -> None:
         while not self._stopped.wait(self._tick_seconds):
-            with self._changed:
+            with self._held:
                 self._registrar.tick(time.monotonic())
                 self._send_orders()
+
+
+def _tell_initialised(origin: Origin) -> None:
+    log.info("servers initialised", values_of=origin.who, checksum=values_checksum(origin.values))
+
+
+def _tell_closed(record: RoundRecord) -> None:
+    workers = [contribution.worker_id for contribution in record.contributions]
+    log.debug("round closed", round=record.round, workers=workers)

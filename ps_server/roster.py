@@ -8,6 +8,7 @@ from ..protos.registrar_pb2 import Fence, JoinRequest, Member, Role, View, Worke
 from .ended_workers import EndedWorkers
 from .fencing import gone_long_ago
 from .leases import Leases
+from .worker_figures import WorkerFigures
 from .worker_ids import WorkerIds
 from .workers import Worker
 
@@ -225,27 +226,19 @@ class Roster:
         fences, self._fences = self._fences, []
         return View(number=number, members=members, fences=fences, newest_incarnation=self._newest_incarnation)
 
-    def statuses(self, now: float) -> list[WorkerStatus]:
-        """Of live trainers and of those that ended last, by id."""
+    def figures(self, now: float) -> list[WorkerFigures]:
+        """Of live trainers and of those that ended last, in no order."""
+        silent_seconds = self._leases.silent_seconds
         return [
-            WorkerStatus(
-                worker_id=worker.worker_id,
-                incarnation=worker.incarnation,
-                state=worker.state,
-                clock=worker.clock,
-                report=worker.report,
-                host=worker.host,
-                pid=worker.pid,
-                layout=worker.layout,
-                ranks=worker.reports,
-                failure=worker.failure,
-                suspended=worker.suspended,
-                heard_seconds_ago=self._leases.silent_seconds(worker.incarnation, now),
-                reported_seconds_ago=max(0.0, now - worker.reported_at),
-            )
-            for worker in self
+            worker.figures(silent_seconds(worker.incarnation, now))
+            for workers in (self._live.values(), self._ended)
+            for worker in workers
             if not worker.observer
         ]
+
+    def statuses(self, now: float) -> list[WorkerStatus]:
+        """The same for people, by id."""
+        return [worker.status(now) for worker in sorted(self.figures(now), key=lambda worker: worker.worker_id)]
 
     @property
     def num_forgotten(self) -> int:
@@ -261,6 +254,11 @@ class Roster:
     def split_steps(self) -> int:
         """Steps of workers that are gone that ended applied on some shards only."""
         return self._ended.split_steps
+
+    @property
+    def split_steps_of_others(self) -> int:
+        """Those of workers that have no figures any more."""
+        return self._ended.split_steps_of_others
 
     def _newest(self, worker_id: int) -> Worker | None:
         return self._live.get(worker_id) or self._ended.find(worker_id)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import structlog
 
+from .held_lines import Say, at_once
 from .workers import Worker
 
 log = structlog.get_logger(__name__)
@@ -12,7 +13,8 @@ log = structlog.get_logger(__name__)
 class RosterLog:
     """Remembers what it has said of everybody, and says what has changed."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Say = at_once) -> None:
+        self._say = say
         self._live: dict[int, tuple[int, str]] = {}
         """Incarnation and state, by worker id."""
         self._phase = ""
@@ -21,29 +23,31 @@ class RosterLog:
         """Called after calls and ticks that may have changed something; `changed` by incarnation."""
         if phase != self._phase:
             self._phase = phase
-            log.info("phase", phase=phase)
+            self._say(log.info, "phase", phase=phase)
         for worker in changed:
             before, state = self._live.pop(worker.worker_id, None), (worker.incarnation, worker.state)
             if worker.live:
                 self._live[worker.worker_id] = state
             if before is not None and before[0] != worker.incarnation:
-                log.warning("worker replaced", worker=worker.worker_id, incarnation=before[0])
+                self._say(log.warning, "worker replaced", worker=worker.worker_id, incarnation=before[0])
             if before != state:
                 self._tell(worker, is_new=before is None or before[0] != worker.incarnation)
 
     def _tell(self, worker: Worker, is_new: bool) -> None:
         who = {"worker": worker.worker_id, "incarnation": worker.incarnation, "host": worker.host}
         if worker.observer:
-            log.debug(f"observer {worker.state}", **who)
+            self._say(log.debug, f"observer {worker.state}", **who)
         elif worker.state == "replaced":
-            log.warning("worker replaced", worker=worker.worker_id, incarnation=worker.incarnation)
+            self._say(log.warning, "worker replaced", worker=worker.worker_id, incarnation=worker.incarnation)
         elif is_new:
-            log.info("worker joined", **who, ranks=worker.num_ranks, layout=worker.layout or None, life=worker.life)
+            self._say(
+                log.info, "worker joined", **who, ranks=worker.num_ranks, layout=worker.layout or None, life=worker.life
+            )
         elif worker.state == "expired":
-            log.warning("worker expired", **who, silent=worker.who_was_silent, clock=worker.clock)
+            self._say(log.warning, "worker expired", **who, silent=worker.who_was_silent, clock=worker.clock)
         elif worker.suspended:
-            log.warning("worker suspended", **who, why=worker.suspended, clock=worker.clock)
+            self._say(log.warning, "worker suspended", **who, why=worker.suspended, clock=worker.clock)
         elif worker.state == "failed":
-            log.warning("worker failed", **who, failure=worker.failure, clock=worker.clock)
+            self._say(log.warning, "worker failed", **who, failure=worker.failure, clock=worker.clock)
         else:
-            log.info(f"worker {worker.state}", **who, clock=worker.clock)
+            self._say(log.info, f"worker {worker.state}", **who, clock=worker.clock)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from ..protos.errors import BadRequestError
 from ..protos.registrar_pb2 import UnlikeNumber, WorkerReport
 from ..protos.status_terms import LIVE_STATES
+from .worker_figures import WorkerFigures, merged_report
 
 
 @dataclass
@@ -75,19 +76,13 @@ class Worker:
 
     @property
     def report(self) -> WorkerReport:
-        """Of rank 0, with what other ranks logged under names that no lower rank has."""
-        merged = WorkerReport()
-        merged.CopyFrom(self.reports[0])
-        for other in self.reports[1:]:
-            for mine, theirs in ((merged.first_metrics, other.first_metrics), (merged.metrics, other.metrics)):
-                for name, value in theirs.items():
-                    mine.setdefault(name, value)
-        return merged
+        """See `merged_report`."""
+        return merged_report(self.reports)
 
     def take_report(self, now: float, rank: int, report: WorkerReport) -> None:
-        """Of one rank; raises BadRequestError for one that the worker does not have."""
+        """Of one rank; raises BadRequestError for one that the worker does not have. Nobody writes in the report afterwards."""
         self.check_rank(rank)
-        self.reports[rank].CopyFrom(report)
+        self.reports[rank] = report
         if rank == 0:
             self.reported_at = now
 
@@ -96,10 +91,26 @@ class Worker:
         if rank >= self.num_ranks:
             raise BadRequestError(f"worker {self.worker_id} has num_ranks={self.num_ranks}; there is no rank {rank}")
 
-    def ends_on_some_shards_only(self, num_shards: int) -> bool:
-        """Whether it has ended with its newest step applied on some shards, but not on all."""
-        newest = [self.settled.get(shard, 0) for shard in range(num_shards)]
-        return not self.live and max(newest) != min(newest)
+    def figures(self, heard_seconds_ago: float) -> WorkerFigures:
+        """As it stands now."""
+        return WorkerFigures(
+            worker_id=self.worker_id,
+            incarnation=self.incarnation,
+            state=self.state,
+            clock=self.clock,
+            host=self.host,
+            pid=self.pid,
+            layout=self.layout,
+            num_ranks=self.num_ranks,
+            failure=self.failure,
+            suspended=self.suspended,
+            last_progress=self.last_progress,
+            reported_at=self.reported_at,
+            heard_seconds_ago=heard_seconds_ago,
+            num_unlike_steps=self.num_unlike_steps,
+            reports=tuple(self.reports),
+            settled=dict(self.settled),
+        )
 
     @property
     def who_was_silent(self) -> str:
