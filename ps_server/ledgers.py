@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ..protos.errors import BadRequestError
+from ..protos.errors import BadRequestError, StepError
 from ..protos.shard_pb2 import Commit, Hello, RecordedResponse
 from .keys import Key, StreamKey
 from .membership import Membership
@@ -83,12 +83,19 @@ class Ledgers:
         return ledger.last_outcome.step if ledger is not None else 0
 
     def recorded(self, key: Key, step: int) -> RecordedResponse:
-        """What became of a step, whoever asks."""
+        """What became of a step, whoever asks.
+
+        Raises:
+            StepError: a worker that may act has not come so far, and need not ever: who asked would ask for ever.
+        """
         ledger = self.find(key)
         outcome = ledger.recorded(step) if ledger is not None else None
         if outcome is not None:
             return RecordedResponse(state=RecordedResponse.STATE_RECORDED, outcome=outcome)
         if (ledger is not None and ledger.open is not None) or self._membership.may_act(*key):
+            due = 1 + (ledger.last_outcome.step if ledger is not None else 0)
+            if step > due:
+                raise StepError(f"nothing is known of step {step} of worker {key[0]}: its step {due} is due here")
             return RecordedResponse(state=RecordedResponse.STATE_OPEN)
         known = ledger is not None or self._membership.remembers(*key)
         return RecordedResponse(state=RecordedResponse.STATE_NEVER if known else RecordedResponse.STATE_FORGOTTEN)

@@ -74,7 +74,7 @@ class Shard:
             raise PlanMismatchError(f"worker {hello.worker_id} has another plan than shard {self.number}; enrol again")
 
     def recorded(self, request: RecordedRequest) -> RecordedResponse:
-        """What became of a step. Raises WrongJobError."""
+        """What became of a step. Raises WrongJobError, and StepError for one that cannot be under way."""
         self.check_job(request.job_id)
         return self.state.recorded(request)
 

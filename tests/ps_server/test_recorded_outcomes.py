@@ -1,7 +1,9 @@
 """What a shard says of a step to whoever asks: it changes nothing, and is told to those that may not act any more."""
 
+import pytest
 from simulation import Simulation
 
+from pushpull.protos.errors import StepError
 from pushpull.protos.registrar_pb2 import Fence, View
 from pushpull.protos.shard_pb2 import Outcome, RecordedRequest, RecordedResponse
 from pushpull.ps_server.ledgers import ENDED_LEDGERS_KEPT
@@ -21,6 +23,16 @@ def test_of_a_live_worker_the_recorded_and_the_open_step() -> None:
     answer = asked(cluster, *worker.key, step=2)
     assert (answer.state, answer.outcome.kind) == (State.STATE_RECORDED, Outcome.KIND_APPLIED)
     assert asked(cluster, *worker.key, step=3).state == State.STATE_OPEN
+
+
+@pytest.mark.parametrize("ahead", [1, 10**6])
+def test_of_a_step_that_cannot_be_under_way_it_is_refused_so_that_nobody_waits_for_it(ahead: int) -> None:
+    cluster = Simulation([[1.0, 2.0], [3.0, 4.0]], seed=1).run()
+    live, unheard_of = cluster.workers[0].key, (5, 10**9)
+    for key, due in ((live, 3), (unheard_of, 1)):
+        assert asked(cluster, *key, step=due).state == State.STATE_OPEN
+        with pytest.raises(StepError, match=f"step {due + ahead} of worker {key[0]}: its step {due} is due"):
+            asked(cluster, *key, step=due + ahead)
 
 
 def test_of_a_dead_worker_what_was_applied_and_what_never_will_be() -> None:
