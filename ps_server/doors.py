@@ -16,8 +16,9 @@ import grpc
 from ..protos.errors import BadRequestError, BusyError
 from .handler_pool import HandlerPool
 from .metrics import ServerMetrics
-from .rpc import refuse, refusing
+from .rpc import end_call, refuse, refusing
 from .shard_readings import PoolFigures
+from .silent_call_log import AGAIN_SECONDS, Seldom, tell_silent_call
 from .silent_calls import SilentCalls
 
 FIRST_MESSAGE_SECONDS = 10.0
@@ -47,6 +48,7 @@ class Door:
         self._most_waiting = most_waiting
         self._metrics = metrics
         self._silent: SilentCalls[grpc.ServicerContext] = SilentCalls(most_silent, FIRST_MESSAGE_SECONDS)
+        self._seldom = Seldom(AGAIN_SECONDS)
         self._lock = threading.Lock()
 
     @property
@@ -54,16 +56,27 @@ class Door:
         """Whether one more call would only wait."""
         return self.pool.figures().num_waiting >= self._most_waiting
 
-    def first(self, messages: Iterator[Any], context: grpc.ServicerContext) -> Any:
-        """The first message of a call; None if the caller ended without one. Who stays silent is cut off."""
+    def first(self, method: str, messages: Iterator[Any], context: grpc.ServicerContext) -> Any:
+        """The first message of a call. Who stays silent is cut off; such a call is counted, told of, and ended here."""
+        opened_at, peer = time.monotonic(), context.peer()  # of a call that has ended, nobody knows whose it was
         with self._lock:
-            in_the_way = self._silent.opened(time.monotonic(), context)
+            in_the_way = self._silent.opened(opened_at, context)
         self._cut_off(in_the_way)
+        message = None
         try:
-            return next(messages, None)
+            message = next(messages, None)
         finally:
+            now = time.monotonic()
             with self._lock:
-                self._silent.heard(context)
+                was_cut_off = not self._silent.heard(context)
+                num_untold = None if message is not None else self._seldom.happened(now, method)
+            if message is None and not was_cut_off:
+                self._metrics.silent_calls.inc()
+            if num_untold is not None:
+                tell_silent_call(method, peer, now - opened_at, was_cut_off, num_untold)
+        if message is None:
+            end_call(context, BadRequestError(f"the call ended after {now - opened_at:.1f} s without a message"))
+        return message
 
     def sweep(self, now: float) -> None:
         """Cuts off whoever has been silent for too long."""
@@ -85,8 +98,8 @@ class Door:
 class _Opened:
     """The messages of one call: the first in time, and none that cannot be read."""
 
-    def __init__(self, door: Door, messages: Iterator[Any], context: grpc.ServicerContext) -> None:
-        self._door, self._messages, self._context = door, messages, context
+    def __init__(self, door: Door, method: str, messages: Iterator[Any], context: grpc.ServicerContext) -> None:
+        self._door, self._method, self._messages, self._context = door, method, messages, context
         self._begun = False
 
     def __iter__(self) -> Iterator[Any]:
@@ -97,9 +110,7 @@ class _Opened:
             message = next(self._messages)
         else:
             self._begun = True
-            message = self._door.first(self._messages, self._context)
-            if message is None:
-                raise StopIteration
+            message = self._door.first(self._method, self._messages, self._context)
         if isinstance(message, Unreadable):
             raise BadRequestError(message.reason)
         return message
@@ -137,7 +148,7 @@ class Doors(grpc.GenericRpcHandler):
             door, most_bytes = doors.get(name, ("control", CONTROL_BYTES))
             self._methods[f"/{service}/{name}"] = (
                 self._doors[door],
-                self._behind(self._doors[door], handler, most_bytes),
+                self._behind(self._doors[door], name, handler, most_bytes),
             )
 
     def adder(self, doors: Mapping[str, tuple[str, int]]) -> Any:
@@ -152,44 +163,42 @@ class Doors(grpc.GenericRpcHandler):
         door, handler = found
         return self._busy(handler) if door.is_crowded else handler
 
-    def _behind(self, door: Door, handler: Handler, most_bytes: int) -> Handler:
+    def _behind(self, door: Door, name: str, handler: Handler, most_bytes: int) -> Handler:
         """The same method, read as a stream: only so can a call without a message be ended, or be refused unread."""
         read = readable(handler.request_deserializer, most_bytes)
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
-                _on(door.pool, self._streaming(door, handler)), read, handler.response_serializer
+                _on(door.pool, self._streaming(door, name, handler)), read, handler.response_serializer
             )
         return grpc.stream_unary_rpc_method_handler(
-            _on(door.pool, self._answering(door, handler)), read, handler.response_serializer
+            _on(door.pool, self._answering(door, name, handler)), read, handler.response_serializer
         )
 
-    def _answering(self, door: Door, handler: Handler) -> Callable[..., Any]:
+    def _answering(self, door: Door, name: str, handler: Handler) -> Callable[..., Any]:
         assert handler.unary_unary is not None
         method = handler.unary_unary
 
         def answer(messages: Iterator[Any], context: grpc.ServicerContext) -> Any:
-            return method(self._only_request(door, messages, context), context)
+            return method(self._only_request(_Opened(door, name, messages, context), context), context)
 
         return answer
 
-    def _streaming(self, door: Door, handler: Handler) -> Callable[..., Any]:
+    def _streaming(self, door: Door, name: str, handler: Handler) -> Callable[..., Any]:
         if handler.request_streaming:
             assert handler.stream_stream is not None
             both = handler.stream_stream
-            return lambda messages, context: both(_Opened(door, messages, context), context)
+            return lambda messages, context: both(_Opened(door, name, messages, context), context)
         assert handler.unary_stream is not None
         method = handler.unary_stream
 
         def answers(messages: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-            yield from method(self._only_request(door, messages, context), context)
+            yield from method(self._only_request(_Opened(door, name, messages, context), context), context)
 
         return answers
 
-    def _only_request(self, door: Door, messages: Iterator[Any], context: grpc.ServicerContext) -> Any:
+    def _only_request(self, messages: _Opened, context: grpc.ServicerContext) -> Any:
         with refusing(context, self._metrics):
-            for message in _Opened(door, messages, context):
-                return message
-            raise BadRequestError("the call has no request")
+            return next(messages)
 
     def _busy(self, handler: Handler) -> Handler:
         def refuse_unread(messages: object, context: grpc.ServicerContext) -> Any:

@@ -50,7 +50,9 @@ class ServerMetrics:
         self.pull_elements = counter("pull_elements_total", "Elements of the blocks whose newer values were sent.")
         self.pull_seconds = histogram("pull_seconds", "From a pull to the message that ends its answer.", SECONDS)
         self.refusals = counter("refusals_total", "Calls and steps refused, by reason.", ("reason",))
-        self.silent_calls = counter("silent_calls_total", "Calls cut off because nothing had come of them.")
+        self.silent_calls = counter(
+            "silent_calls_total", "Calls that ended, or were cut off, before they said anything."
+        )
         self.version_staleness = histogram(
             "version_staleness", "Updates a block had between gradient and apply.", COUNTS
         )

@@ -228,7 +228,7 @@ class RegistrarService(RegistrarServicer):
 
     def Link(self, request_iterator: Iterator[ShardReport], context: grpc.ServicerContext) -> Iterator[RegistrarOrder]:
         with refusing(context, self._metrics):
-            first = next(request_iterator, ShardReport())
+            first = next(request_iterator)
             if first.WhichOneof("report") != "hello":
                 raise BadRequestError("the first message of a link is ShardHello")
             if first.hello.shard == 0:

@@ -19,13 +19,18 @@ MOST_SENTENCE_BYTES = 4096
 
 def refuse(context: grpc.ServicerContext, error: PushpullError, metrics: ServerMetrics) -> NoReturn:
     """Ends a call with the error's status, its code in the trailing metadata and its sentence as details."""
-    code = code_of(error)
-    name = ErrorCode.Name(code)
+    name = ErrorCode.Name(code_of(error))
     metrics.refusals.labels(reason=name).inc()
     # That a caller should ask again is no news; that it may not is for whoever runs it.
     say = log.debug if isinstance(error, RetryableError) else log.warning
     say("call refused", reason=name, message=str(error), peer=context.peer())
-    context.set_trailing_metadata(((ERROR_CODE_METADATA_KEY, name),))
+    end_call(context, error)
+
+
+def end_call(context: grpc.ServicerContext, error: PushpullError) -> NoReturn:
+    """The same, of what is told and counted elsewhere."""
+    code = code_of(error)
+    context.set_trailing_metadata(((ERROR_CODE_METADATA_KEY, ErrorCode.Name(code)),))
     context.abort(STATUS_OF[code], short_enough(str(error)))
     raise AssertionError("abort() raises")
 

@@ -18,7 +18,6 @@ from ..protos.shard_pb2 import (
     RecordedResponse,
     ShardMessage,
     ShardStatusRequest,
-    WorkerMessage,
 )
 from ..protos.shard_pb2_grpc import ShardServicer
 from . import calls
@@ -43,7 +42,7 @@ class ShardService(ShardServicer):
 
     def Exchange(self, request_iterator: Iterator[Received], context: grpc.ServicerContext) -> Iterator[bytes]:
         with refusing(context, self._metrics):
-            first = next(request_iterator, Received(WorkerMessage(), memoryview(b""), 0)).message
+            first = next(request_iterator).message
             if first.WhichOneof("message") != "hello":
                 raise BadRequestError("the first message of an exchange is Hello")
             session = self._engine.open(first.hello)

@@ -22,9 +22,9 @@ class SilentCalls(Generic[Call]):
         self._since[call] = now
         return [self._forget_oldest() for _ in range(len(self._since) - self._most)]
 
-    def heard(self, call: Call) -> None:
-        """It has said something, or has ended."""
-        self._since.pop(call, None)
+    def heard(self, call: Call) -> bool:
+        """It has said something, or has ended. False if it had to go before."""
+        return self._since.pop(call, None) is not None
 
     def make_room(self) -> Call | None:
         """Somebody waits for a thread: the oldest call that has said nothing gives its own up. None if all have spoken."""

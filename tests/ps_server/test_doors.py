@@ -3,13 +3,14 @@
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from raw_worker import RawWorker, cluster
+from structlog.testing import capture_logs
 
 from pushpull.protos.errors import BadRequestError, BusyError, error_of_call
 from pushpull.protos.registrar_pb2 import HeartbeatRequest, JobStatusRequest, WorkerReport
@@ -18,6 +19,7 @@ from pushpull.protos.transport import dial
 from pushpull.ps_server.calls import HEALTH, MOST_REPORT_BYTES, REGISTRAR, SHARD
 from pushpull.ps_server.doors import Unreadable, readable
 from pushpull.ps_server.server import Server
+from pushpull.ps_server.silent_call_log import Seldom
 from pushpull.ps_server.silent_calls import SilentCalls
 from pushpull.worker.registrar_client import TRANSIENT_STATUSES
 from pushpull.worker.retry import Patience
@@ -42,6 +44,12 @@ def server() -> Iterator[Server]:
         yield server
 
 
+def silence(until: threading.Event) -> Iterator[bytes]:
+    """No message, and no end before that."""
+    until.wait()
+    yield from ()
+
+
 class Silent:
     """Calls that are opened and never say anything, over as many connections as it takes."""
 
@@ -49,7 +57,7 @@ class Silent:
         self._channels = [dial(address) for _ in range(1 + num_calls // 50)]
         self._never = threading.Event()
         self.calls = [
-            self._channels[index % len(self._channels)].stream_stream(method)(self._silence())
+            self._channels[index % len(self._channels)].stream_stream(method)(silence(self._never))
             for index in range(num_calls)
         ]
 
@@ -61,9 +69,12 @@ class Silent:
         for channel in self._channels:
             channel.close()
 
-    def _silence(self) -> Iterator[bytes]:
-        self._never.wait()
-        yield from ()
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10.0
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def patiently(method: Callable[..., object], request: object) -> None:
@@ -164,6 +175,53 @@ def test_connections_that_never_speak_http_2_end_nothing(server: Server) -> None
         served(server.address)
 
 
+def told_of_silence(lines: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]]:
+    return [line for line in lines if line["event"] in ("call said nothing", "call refused")]
+
+
+@pytest.mark.parametrize("method", EVERY_METHOD)
+@pytest.mark.parametrize("ends", ["deadline", "cancel", "half-close"])
+def test_a_call_that_ends_without_a_word_is_named_as_what_it_is_once(server: Server, method: str, ends: str) -> None:
+    with dial(server.address) as channel, capture_logs() as lines:
+        for _ in range(3):
+            never = threading.Event()
+            messages = iter(()) if ends == "half-close" else silence(never)
+            call = channel.stream_stream(method)(messages, timeout=0.3 if ends == "deadline" else 20)
+            if ends == "cancel":
+                threading.Timer(0.2, call.cancel).start()
+            with pytest.raises(grpc.RpcError) as ended:
+                next(call)
+            if ends == "half-close":
+                assert "without a message" in str(error_of_call(ended.value))
+            never.set()
+        counted = server._metrics.silent_calls._value
+        wait_until(lambda: counted.get() == 3)
+        wait_until(lambda: bool(told_of_silence(lines)))
+    (line,) = told_of_silence(lines)
+    assert (line["event"], line["method"]) == ("call said nothing", method.rpartition("/")[2])
+    assert str(line["peer"]).startswith("ipv4:127.0.0.1:")
+    assert line["ended"] == "by its caller"
+
+
+def test_a_call_that_is_cut_off_is_told_with_its_address(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for door in server._doors._doors.values():
+        monkeypatch.setattr(door._silent, "_patience_seconds", 0.1)
+    with capture_logs() as lines, Silent(server.address, "/pushpull.v1.Registrar/Link", 2) as silent:
+        for call in silent.calls:
+            with pytest.raises(grpc.RpcError):
+                next(call)
+        wait_until(lambda: bool(told_of_silence(lines)))
+    (line,) = told_of_silence(lines)
+    assert (line["method"], line["ended"]) == ("Link", "cut off here")
+    assert str(line["peer"]).startswith("ipv4:127.0.0.1:")
+
+
+def test_each_kind_is_worth_a_line_now_and_then() -> None:
+    seldom = Seldom(60.0)
+    assert [seldom.happened(float(now), "Join") for now in (0, 1, 59, 60, 61)] == [0, None, None, 2, None]
+    assert seldom.happened(61.0, "Link") == 0
+
+
 class TestSilentCalls:
     def test_the_oldest_makes_room(self) -> None:
         silent: SilentCalls[str] = SilentCalls(2, 10.0)
@@ -176,7 +234,8 @@ class TestSilentCalls:
     def test_who_has_spoken_makes_no_room(self) -> None:
         silent: SilentCalls[str] = SilentCalls(2, 10.0)
         silent.opened(0.0, "a")
-        silent.heard("a")
+        assert silent.heard("a")
+        assert not silent.heard("a")
         assert silent.make_room() is None
         assert silent.overdue(99.0) == []
 
