@@ -53,7 +53,7 @@ class Heartbeat:
             self._thread.join(timeout=10.0)
 
     def beat(self) -> None:
-        """Beats at once. Raises grpc.RpcError."""
+        """Beats at once. Raises grpc.RpcError, and ServerLostError where the registrar's process is gone."""
         asked_at = time.monotonic()
         answer = self._registrar.beat(self._report())
         self.first_until = asked_at + self._lease_seconds if answer.is_first else 0.0
@@ -70,5 +70,8 @@ class Heartbeat:
                     self._on_end(refusal)
                     return
                 logger.info("heartbeat failed: %s", refusal or failure.details())
+            except JobOverError as error:
+                self._on_end(error)
+                return
             except ValueError:
                 return  # the channel was closed under this call

@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import TypeVar
 
 import grpc
 
+from ..protos.absence import Absence, is_refused
 from ..protos.common_pb2 import JobSpecification, OptimizerSpecification, Plan
-from ..protos.errors import PushpullError, RetryableError, ServerUnreachableError, error_of_call
+from ..protos.errors import PushpullError, RetryableError, ServerLostError, ServerUnreachableError, error_of_call
 from ..protos.registrar_pb2 import (
     ActivateRequest,
     ActivateResponse,
@@ -82,7 +84,8 @@ class CallCounts:
 class RegistrarClient:
     """What one worker process asks of the registrar. Safe to use from several threads.
 
-    Every call raises the error that the registrar refused it with, or ServerUnreachableError.
+    Every call raises the error that the registrar refused it with, or ServerUnreachableError; once this worker has joined also
+    ServerLostError, where the registrar's process is gone.
     """
 
     def __init__(self, address: str, patience_seconds: float, patience_setting: str, rank: int = 0) -> None:
@@ -104,6 +107,8 @@ class RegistrarClient:
         self._beat_channel = dial(address)
         self._closing = threading.Event()
         self._over: PushpullError | None = None
+        self._absence = Absence(address, patience_seconds=inf)
+        self._absence_lock = threading.Lock()
 
     def join(
         self, worker_id: int, num_ranks: int = 1, layout: str = "", wanted: WantedJob = UNNAMED_JOB
@@ -177,6 +182,7 @@ class RegistrarClient:
 
         Raises:
             grpc.RpcError: the call failed; `error_of_call` may say why.
+            ServerLostError: the registrar's process is gone.
         """
         request = HeartbeatRequest(
             worker_id=self.worker_id, incarnation=self.incarnation, report=report, rank=self.rank
@@ -185,13 +191,16 @@ class RegistrarClient:
         try:
             beats = RegistrarStub(self._beat_channel)
             response: HeartbeatResponse = beats.Heartbeat(request, timeout=self._beat_timeout_seconds)
-            return response
         except grpc.RpcError as failure:
             self.counts.heartbeats_failed += 1
             if error_of_call(failure) is None and not self._closing.is_set():
                 self._beat_channel.close()
                 self._beat_channel = dial(self.address)
+            if (gone := self._why_gone(failure)) is not None:
+                raise gone from None
             raise
+        self._is_there()
+        return response
 
     def leave(self, report: WorkerReport, failure: str, whole_worker: bool = False) -> Sequence[UnlikeNumber]:
         """Ends this incarnation, or this rank where another one speaks for it; an unreachable registrar finds out by itself.
@@ -238,7 +247,9 @@ class RegistrarClient:
         warned = False
         while True:
             try:
-                return method(request, timeout=min(CALL_TIMEOUT_SECONDS, self.patience_seconds))
+                response = method(request, timeout=min(CALL_TIMEOUT_SECONDS, self.patience_seconds))
+                self._is_there()
+                return response
             except ValueError as failure:  # what grpc raises for a closed channel
                 if not self._closing.is_set():
                     raise
@@ -259,8 +270,8 @@ class RegistrarClient:
                 reason = str(refusal or in_words(self.address, failure))
                 if refusal is None:
                     after_no_answer()
-                if self._over is not None:
-                    raise self._over from None
+                if (gone := self._over or self._why_gone(failure)) is not None:
+                    raise gone from None
             delay = patience.delay_after_failure(time.monotonic())
             if delay is None or self._closing.is_set():
                 raise ServerUnreachableError(
@@ -272,6 +283,26 @@ class RegistrarClient:
                 logger.warning("no answer from the registrar at %s yet (%s); still trying", self.address, reason)
             self.counts.retries += 1
             self._closing.wait(delay)
+
+    def _is_there(self) -> None:
+        with self._absence_lock:
+            self._absence.answered()
+
+    def _why_gone(self, failure: grpc.RpcError) -> ServerLostError | None:
+        """Of a registrar that this worker has joined: one that never answered may still be starting."""
+        now = time.monotonic()
+        with self._absence_lock:
+            if error_of_call(failure) is None and is_refused(failure):
+                self._absence.refused(now)
+            else:
+                self._absence.answered()
+            reason = self._absence.verdict(now) if self.incarnation else ""
+        if not reason:
+            return None
+        return ServerLostError(
+            f"shard 0, the registrar, is gone ({reason}), and with it its part of the model: the job cannot go on. Start "
+            "servers and workers again; they begin with a new model (snapshots do not exist yet)"
+        )
 
     def _pause_before_asking_again(self) -> None:
         if self._closing.wait(ASK_AGAIN_SECONDS):
