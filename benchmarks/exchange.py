@@ -7,13 +7,11 @@ machine whose speed drifts treats all alike; medians are reported, and ratios wi
 import argparse
 import secrets
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, Listener
+from multiprocessing.connection import Listener
 from pathlib import Path
 
 from rich.console import Console
@@ -22,8 +20,9 @@ from rich.table import Table
 from ..compression.encoder_spec import parse_pull_codec
 from ..compression.parameter_encoders import parse_parameter_encoders
 from ..deploy.json_values import strict_json
-from ..protos.errors import PushpullError, SettingError
+from ..protos.errors import SettingError
 from .arguments import positive
+from .measured_processes import Entrance, peers
 from .shapes import elements, transformer
 
 CODEC_PAIRS = ("fp32/fp32", "fp16/fp16", "bf16/bf16", "int8/bf16", "int8/int8", "topk:0.01+int8/bf16")
@@ -40,45 +39,6 @@ class Options:
     codecs: tuple[str, ...]
 
 
-class Peers:
-    """Two processes that do the same work when told to; the time is that of the slower one."""
-
-    def __init__(self, connections: Sequence[Connection]) -> None:
-        self._connections = connections
-
-    def seconds(self, order: object) -> float:
-        """Gives the order to both and waits for both."""
-        for connection in self._connections:
-            connection.send(order)
-        return max(float(connection.recv()) for connection in self._connections)
-
-    def end(self, order: object) -> None:
-        for connection in self._connections:
-            connection.send(order)
-
-
-@contextmanager
-def peers(commands: Sequence[Sequence[str]], control: Listener) -> Iterator[Peers]:
-    """Starts commands that between them bring up two connections to `control`."""
-    with tempfile.TemporaryFile() as said:
-        processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) for command in commands]
-        try:
-            connections = [control.accept() for _ in range(NUM_PEERS)]
-            for connection in connections:
-                connection.recv()
-            yield Peers(connections)
-            for process in processes:
-                process.wait(timeout=60)
-        except EOFError:
-            said.seek(0)
-            raise PushpullError(f"a measured process ended early; it said:\n{said.read().decode()}") from None
-        finally:
-            for process in processes:
-                if process.poll() is None:
-                    process.terminate()
-                    process.wait()
-
-
 def measure(options: Options) -> dict[str, object]:
     """Runs everything; the object that `--json` prints."""
     key = secrets.token_bytes(16)
@@ -88,19 +48,20 @@ def measure(options: Options) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder, Listener(("127.0.0.1", 0), authkey=key) as control:
         host, port = control.address
         common = ["--elements", str(options.num_elements), "--control", f"{host}:{port}", "--key", key.hex()]
-        gloo = [
-            [
+        entrance = Entrance(control)
+        gloo = {
+            f"gloo rank {rank}": [
                 sys.executable,
                 str(Path(__file__).parent / "scripts" / "gloo_rank.py"),
                 *common,
                 *("--rank", str(rank), "--store", f"{folder}/store"),
             ]
             for rank in range(NUM_PEERS)
-        ]
-        with peers(gloo, control) as ranks:
+        }
+        with peers(gloo, entrance, NUM_PEERS) as ranks:
             ranks.seconds((True, 1))
             for pair in options.codecs:
-                with peers([_launch(pair, common)], control) as workers:
+                with peers({f"pushpull launch ({pair})": _launch(pair, common)}, entrance, NUM_PEERS) as workers:
                     workers.seconds(2)
                     times, alone, followed = [], [], []
                     for _ in range(options.repetitions):

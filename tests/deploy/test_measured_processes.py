@@ -1,0 +1,93 @@
+"""What `pushpull bench exchange` measures comes, answers and ends; where it does not, the benchmark says so and ends."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Listener
+
+import pytest
+
+from pushpull.benchmarks import measured_processes
+from pushpull.benchmarks.measured_processes import Entrance, peers
+from pushpull.protos.errors import PushpullError
+
+KEY = b"key"
+COMES = f"""
+import os, signal, sys
+from multiprocessing.connection import Client
+with Client(("127.0.0.1", int(sys.argv[1])), authkey={KEY!r}) as control:
+    control.send("here")
+    {{behaviour}}
+"""
+ANSWERS = "while (order := control.recv()): control.send(order / 2)"
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured_processes, "_NAMED_SECONDS", 1.0)
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    with Listener(("127.0.0.1", 0), authkey=KEY) as listening:
+        yield listening
+
+
+def command(listener: Listener, program: str) -> Sequence[str]:
+    return [sys.executable, "-c", program, str(listener.address[1])]
+
+
+def comes_and(behaviour: str) -> str:
+    return COMES.format(behaviour=behaviour)
+
+
+def test_the_time_is_that_of_the_slowest(listener: Listener) -> None:
+    slow = comes_and("while control.recv(): control.send(4.0)")
+    commands = {"fast": command(listener, comes_and(ANSWERS)), "slow": command(listener, slow)}
+    with peers(commands, Entrance(listener), 2) as two:
+        assert two.seconds(2.0) == 4.0
+        assert two.seconds(10.0) == 5.0
+        two.end(0)
+
+
+@pytest.mark.parametrize(
+    ("program", "how"),
+    [
+        ("raise SystemExit('no such option')", "ended with status 1; it said:\nno such option"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL; it said:\nnothing"),
+        (comes_and("os.kill(os.getpid(), signal.SIGABRT)"), "was killed by SIGABRT"),
+        (comes_and("control.recv(); sys.exit(3)"), "ended with status 3"),
+    ],
+    ids=["before it came", "killed before it came", "when it was ready", "in the middle of its work"],
+)
+def test_one_that_dies_is_named_and_nobody_waits_for_it(listener: Listener, program: str, how: str) -> None:
+    commands = {"good": command(listener, comes_and(ANSWERS)), "bad": command(listener, program)}
+    with pytest.raises(PushpullError) as failure, peers(commands, Entrance(listener), 2) as two:
+        two.seconds(1.0)
+    assert f"bad, which is measured, {how}" in str(failure.value)
+
+
+def test_one_that_does_not_come_is_waited_for_no_longer_than_said(listener: Listener) -> None:
+    commands = {"late": command(listener, "import time; time.sleep(600)")}
+    doors = peers(commands, Entrance(listener), 1, come_seconds=0.2)
+    with pytest.raises(PushpullError, match=r"0 of 1 measured processes of late came within 0\.2 s"), doors:
+        pass
+
+
+def test_a_stranger_at_the_door_is_not_counted(listener: Listener) -> None:
+    stranger = comes_and("pass").replace(repr(KEY), repr(b"another key"))
+    commands = {"stranger": command(listener, stranger)}
+    doors = peers(commands, Entrance(listener), 1)
+    with pytest.raises(PushpullError, match="stranger, which is measured, ended with status 1"), doors:
+        pass
+
+
+def test_the_end_of_one_that_somebody_else_started_is_noticed_while_others_still_work(listener: Listener) -> None:
+    busy = comes_and("control.recv(); import time; time.sleep(600)")
+    starter = (
+        "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', "
+        f"{comes_and('control.recv()')!r}, sys.argv[1]]); time.sleep(600)"
+    )
+    commands = {"busy": command(listener, busy), "starter": command(listener, starter)}
+    doors = peers(commands, Entrance(listener), 2)
+    with pytest.raises(PushpullError, match="a measured process of busy, starter ended early"), doors as two:
+        two.seconds(1.0)
