@@ -17,6 +17,8 @@ from ..protos.errors import PushpullError
 _POLL_SECONDS = 0.1
 COME_SECONDS = 300.0
 """That processes have to come: importing torch, compiling kernels, making the parameters."""
+LAG_SECONDS = 60.0
+"""That the others have, all alike, once one has come."""
 END_SECONDS = 60.0
 """That they have to end when they are told to."""
 _NAMED_SECONDS = 5.0
@@ -142,32 +144,43 @@ class Processes:
 
 @contextmanager
 def peers(
-    commands: Mapping[str, Sequence[str]], entrance: Entrance, num_peers: int, come_seconds: float = COME_SECONDS
+    commands: Mapping[str, Sequence[str]],
+    entrance: Entrance,
+    num_peers: int,
+    come_seconds: float = COME_SECONDS,
+    lag_seconds: float = LAG_SECONDS,
 ) -> Iterator[Peers]:
     """Starts `commands`, which between them bring up `num_peers` connections; each of them says one word when it is ready.
 
-    Raises PushpullError if they do not come within `come_seconds`, or not end when they are told to.
+    Raises PushpullError if none comes within `come_seconds`, or one so much later than the first, or if they do not end when
+    they are told to.
     """
     with tempfile.TemporaryFile() as said:
         processes = Processes(commands, said)
         try:
-            yield Peers(processes, _arrivals(processes, entrance, num_peers, come_seconds))
+            yield Peers(processes, _arrivals(processes, entrance, num_peers, (come_seconds, lag_seconds)))
             processes.wait()
         finally:
             processes.stop()
 
 
-def _arrivals(processes: Processes, entrance: Entrance, num_peers: int, come_seconds: float) -> list[Connection]:
-    deadline = time.monotonic() + come_seconds
+def _arrivals(
+    processes: Processes, entrance: Entrance, num_peers: int, allowed_seconds: tuple[float, float]
+) -> list[Connection]:
+    come_seconds, lag_seconds = allowed_seconds
+    began = time.monotonic()
+    deadline = began + come_seconds
     came: list[Connection] = []
     while len(came) < num_peers or not all(connection.poll() for connection in came):
         processes.check()
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > deadline:
             raise PushpullError(
-                f"{len(came)} of {num_peers} measured processes of {processes.names} came within {come_seconds:g} s; "
+                f"{len(came)} of {num_peers} measured processes of {processes.names} came within {now - began:.1f} s; "
                 f"they said:\n{processes.words}"
             )
         if (connection := entrance.next()) is not None:
+            deadline = deadline if came else time.monotonic() + lag_seconds
             came.append(connection)
     with processes.missed():
         for connection in came:

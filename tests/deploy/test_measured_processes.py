@@ -1,18 +1,22 @@
 """What `pushpull bench exchange` measures comes, answers and ends; where it does not, the benchmark says so and ends."""
 
+import os
+import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Listener
 
+import psutil
 import pytest
 
 from pushpull.benchmarks import measured_processes
 from pushpull.benchmarks.measured_processes import Entrance, peers
+from pushpull.deploy.bench_commands import end_in_order
 from pushpull.protos.errors import PushpullError
 
 KEY = b"key"
-COMES = f"""
-import os, signal, sys
+COMES = f"""import os, signal, sys, time
 from multiprocessing.connection import Client
 with Client(("127.0.0.1", int(sys.argv[1])), authkey={KEY!r}) as control:
     control.send("here")
@@ -66,10 +70,17 @@ def test_one_that_dies_is_named_and_nobody_waits_for_it(listener: Listener, prog
     assert f"bad, which is measured, {how}" in str(failure.value)
 
 
-def test_one_that_does_not_come_is_waited_for_no_longer_than_said(listener: Listener) -> None:
-    commands = {"late": command(listener, "import time; time.sleep(600)")}
-    doors = peers(commands, Entrance(listener), 1, come_seconds=0.2)
-    with pytest.raises(PushpullError, match=r"0 of 1 measured processes of late came within 0\.2 s"), doors:
+@pytest.mark.parametrize(
+    ("programs", "num_came"), [(["time.sleep(600)"], 0), ([comes_and("control.recv()"), "time.sleep(600)"], 1)]
+)
+def test_one_that_does_not_come_is_waited_for_no_longer_than_said(
+    listener: Listener, programs: list[str], num_came: int
+) -> None:
+    commands = {f"p{number}": command(listener, f"import time; {program}") for number, program in enumerate(programs)}
+    allowed = {"come_seconds": 60.0, "lag_seconds": 0.2} if num_came else {"come_seconds": 0.2}
+    doors = peers(commands, Entrance(listener), len(programs), **allowed)
+    said = rf"{num_came} of {len(programs)} measured processes of {', '.join(commands)} came within \d+\.\d s"
+    with pytest.raises(PushpullError, match=said), doors:
         pass
 
 
@@ -91,3 +102,24 @@ def test_the_end_of_one_that_somebody_else_started_is_noticed_while_others_still
     doors = peers(commands, Entrance(listener), 2)
     with pytest.raises(PushpullError, match="a measured process of busy, starter ended early"), doors as two:
         two.seconds(1.0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_benchmark_that_is_told_to_end_takes_what_it_measures_with_it(
+    listener: Listener, number: signal.Signals
+) -> None:
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        end_in_order()
+        with peers({"busy": command(listener, comes_and("time.sleep(600)"))}, Entrance(listener), 1):
+            busy = psutil.Process().children()
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+    except SystemExit as end:
+        status = end.code
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert status == 128 + number
+    assert len(busy) == 1
+    assert not busy[0].is_running()
