@@ -1,15 +1,14 @@
-"""Noticing that the script has changed parameters which hold the servers' values."""
+"""Noticing that the script has changed parameters which hold the servers' values, or has put others in their place."""
 
 import logging
 from collections.abc import Callable, Collection, Iterable
 
 from ..protos.errors import PushpullError, RankFailedError, SettingError
+from .given_parameters import listed
 from .plan import PlanBlock
 from .ranks.model import RankModel
 
 logger = logging.getLogger(__name__)
-
-NAMES_SHOWN = 3
 
 
 class ChangedValues:
@@ -21,6 +20,7 @@ class ChangedValues:
     def __init__(self, model: RankModel) -> None:
         self._ranks = model.ranks
         self._memory = model.memory
+        self.given = model.given
         self._entries = model.plan.entries
         held = [*model.blocks.blocks.values(), *(block for copied in model.blocks.copies for block in copied.blocks)]
         found = {block.id: block for block in held if self._entries[block.entry].group >= 0}
@@ -34,12 +34,27 @@ class ChangedValues:
         """Looks at all parameters, or at these.
 
         Raises:
-            SettingError: names what was changed, and says what to do.
+            SettingError: names what was changed or replaced, and says what to do.
             RankFailedError: another rank of this worker has changed something.
         """
+        fault = self.given.fault()
         changed = self.blocks() if entries is None else self.blocks(lambda block: block.entry in entries)
-        if self._ranks.sums([float(len(changed))])[0]:
+        num_faults, num_changed = self._ranks.sums([float(bool(fault)), float(len(changed))])
+        if num_faults:
+            raise (
+                SettingError(fault) if fault else RankFailedError("another rank of this worker has replaced parameters")
+            )
+        if num_changed:
             raise self._refusal(changed)
+
+    def blocks_to_push(self) -> list[PlanBlock]:
+        """What was changed, for the servers.
+
+        Raises:
+            SettingError: a parameter was replaced, and nothing of the new one would go.
+        """
+        self._ranks.together(self.given.check)
+        return self.blocks()
 
     def warn_of_loss(self) -> None:
         """The servers' values are about to be put over everything."""
@@ -67,5 +82,4 @@ class ChangedValues:
 
     def _names(self, changed: Iterable[PlanBlock]) -> str:
         names = list(dict.fromkeys(self._entries[block.entry].name for block in changed))
-        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-        return ", ".join(names[:NAMES_SHOWN]) + more
+        return listed(names)

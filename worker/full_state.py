@@ -9,13 +9,14 @@ import torch
 from ..protos.errors import SettingError
 from ..protos.parameter_names import plain_name
 from .assembly import GivenModel, Seat
+from .given_parameters import GivenParameters
 from .local_tensors import is_divided
 from .local_updates import LocalUpdates
 from .masters import MasterFetcher, MasterState
 from .model_table import ModelTable, unwrapped
 from .optimizer import RemoteOptimizer
-from .plan import ShardingPlan
 from .ranks.group import Ranks
+from .replica import Replica
 from .training import Training
 
 STEP_OF: Mapping[str, type[int] | type[torch.Tensor]] = {
@@ -43,6 +44,7 @@ class FullState:
     """Of what the servers run."""
     ranks: Ranks
     fetcher: MasterFetcher
+    given: GivenParameters
 
     def collect(self, optimizer: RemoteOptimizer | LocalUpdates, first_rank_only: bool) -> dict[str, Any]:
         """See `Worker.full_state_dict`. Every rank calls it together."""
@@ -64,6 +66,7 @@ class FullState:
 
     def _own_values(self) -> dict[str, Any]:
         """What is saved of this process's part, and is not on the servers: buffers, and parameters that are not trained."""
+        self.given.check()
         trained = self._trained_names()
         own: dict[str, Any] = {}
         for part in self.model.parts:
@@ -121,11 +124,11 @@ class FullState:
 
 
 def full_state_of(
-    model: GivenModel, table: ModelTable, template: torch.optim.Optimizer, plan: ShardingPlan, seat: Seat
+    model: GivenModel, table: ModelTable, template: torch.optim.Optimizer, replica: Replica, seat: Seat
 ) -> FullState:
     """Of a worker that has enrolled with this model, and with this optimizer for the servers."""
-    fetcher = MasterFetcher(seat.membership.job, plan, seat.membership.check)
-    return FullState(model, table, type(template).__name__, seat.ranks, fetcher)
+    fetcher = MasterFetcher(seat.membership.job, replica.plan, seat.membership.check)
+    return FullState(model, table, type(template).__name__, seat.ranks, fetcher, replica.changes.given)
 
 
 class SavesFullState:

@@ -169,7 +169,7 @@ class Replica:
 
         Raises: what `step` raises. NonFiniteError names the parameter.
         """
-        return self._values.push(value_pushes(self._model, self.changes.blocks(), self._bounds), groups)
+        return self._values.push(value_pushes(self._model, self.changes.blocks_to_push(), self._bounds), groups)
 
     def activate(self) -> StepKind | None:
         """Counts from now on, and not from the next step only; others wait for this worker then.

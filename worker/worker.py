@@ -374,7 +374,7 @@ class Worker(SavesFullState):
         HERE.let_abandoned_leave()
         table, replica = start_replica(model, template, settings, seat)
         self._training.replica = self._departure.replica = replica
-        self._full_state = full_state_of(model, table, template, replica.plan, seat)
+        self._full_state = full_state_of(model, table, template, replica, seat)
         return OptimizerParts(
             table,
             replica,

@@ -108,6 +108,65 @@ def test_a_step_from_changed_values_is_refused_by_name_and_changes_nothing(
         cluster.train(body)
 
 
+@pytest.mark.parametrize("local_updates", [False, True])
+def test_a_layer_that_was_replaced_is_refused_by_name_wherever_it_would_count(local_updates: bool) -> None:
+    """It would not be trained, and the old one's values would be saved under its name."""
+
+    def body(worker: Worker) -> None:
+        model = net()
+        optimizer: Any
+        if local_updates:
+            optimizer = worker.local_updates(model, torch.optim.SGD(model.parameters(), lr=0.1), every=1)
+        else:
+            optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.1)
+        backward(model)
+        optimizer.step()
+        head, before = model[2], values(model)
+        model[2] = nn.Linear(5, 2)
+        backward(model)
+        for call in (optimizer.step, optimizer.push_values, optimizer.skip_step, worker.full_state_dict):
+            with pytest.raises(SettingError, match=r"2\.weight, 2\.bias: not the parameters"):
+                call()
+        model[2] = head
+        assert_same(values(model), before)
+        saved = worker.full_state_dict()["model"]
+        assert torch.equal(saved["2.weight"], head.weight)
+
+    with local_cluster() as cluster:
+        cluster.train(body)
+
+
+def test_a_late_joiner_gets_the_frozen_layer_that_took_the_place_of_another() -> None:
+    """Frozen parameters and buffers are the script's own, also by load_state_dict(assign=True) or another module."""
+    joined, trained = threading.Event(), threading.Event()
+
+    def student() -> nn.ModuleDict:
+        return nn.ModuleDict({"net": net(), "teacher": nn.BatchNorm1d(2).requires_grad_(False)})
+
+    def first(worker: Worker) -> None:
+        model = student()
+        optimizer = worker.optimizer(model, torch.optim.SGD, params=model["net"].parameters(), lr=0.1)
+        model["teacher"] = nn.BatchNorm1d(2).requires_grad_(False)
+        nn.init.constant_(model["teacher"].weight, 3.0)
+        model["teacher"].running_mean.fill_(4.0)
+        backward(model["net"])
+        optimizer.step()
+        with worker.pause():
+            trained.set()
+            assert joined.wait(60)
+
+    def second(worker: Worker) -> None:
+        assert trained.wait(60)
+        model = student()
+        worker.optimizer(model, torch.optim.SGD, params=model["net"].parameters(), lr=0.1)
+        joined.set()
+        assert model["teacher"].weight.tolist() == [3.0, 3.0]
+        assert model["teacher"].running_mean.tolist() == [4.0, 4.0]
+
+    with local_cluster() as cluster:
+        cluster.train(first, second)
+
+
 @pytest.mark.parametrize("what", ["skip", "fetch"])
 def test_nothing_is_pulled_over_changed_values_outside_a_step(what: str) -> None:
     def body(worker: Worker) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from ...protos.errors import PlanMismatchError, SettingError
+from ..given_parameters import GivenParameters
 from ..grid import Box
 from ..layout import Layout
-from ..live_buffers import live_buffers
+from ..live_tensors import live_tensors
 from ..local_tensors import local_box, mesh_dimensions
 from ..model_table import ModelTable
 from ..plan import ShardingPlan
@@ -33,6 +34,7 @@ class RankModel:
     gradients: RankGradients
     num_parameters: int
     """Plan entries that are parameters; buffers are behind them."""
+    given: GivenParameters
 
     @property
     def plan(self) -> ShardingPlan:
@@ -58,11 +60,12 @@ def rank_model(
         PlanMismatchError: ranks describe different models.
     """
     held = table.held
-    memory = TensorMemory(table.tensors, _before_writing(parts), table.words, live_buffers(table, parts))
+    memory = TensorMemory(table.tensors, _before_writing(parts), table.words, live_tensors(table, parts))
+    given = GivenParameters(table, parts)
     if ranks.num_ranks == 1:
         own = all_blocks(plan)
         return RankModel(
-            ranks, own, memory, BlockCopies(ranks, (), memory), RankGradients(ranks, held), table.num_parameters
+            ranks, own, memory, BlockCopies(ranks, (), memory), RankGradients(ranks, held), table.num_parameters, given
         )
     said = ranks.gather((plan.fingerprint, ranks.together(lambda: _holdings(table, parts))))
     if any(fingerprint != plan.fingerprint for fingerprint, _ in said):
@@ -88,6 +91,7 @@ def rank_model(
         BlockCopies(ranks, own.copies, memory),
         RankGradients(ranks, held, reduction, final_in_backward=layout.pp == 1 and not any(map(_is_replicated, parts))),
         table.num_parameters,
+        given,
     )
 
 
