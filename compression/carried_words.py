@@ -23,6 +23,16 @@ def carried_shape(tensor: torch.Tensor) -> tuple[int, ...]:
     return (-(-tensor.numel() * tensor.element_size() // WORD_BYTES),)
 
 
+def carried_kind(tensor: torch.Tensor) -> str:
+    """What the words stand for, as a plan says it; empty for a tensor that travels as float32."""
+    return kind_of(tensor) if travels_as_words(tensor) else ""
+
+
+def kind_of(tensor: torch.Tensor) -> str:
+    """Type and shape, for people, too."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
 def words_of(tensor: torch.Tensor) -> Floats:
     """A copy of the tensor's bytes, float32 [words]; the last word may be filled up with zeros."""
     plain = tensor.detach().to("cpu").resolve_conj().resolve_neg()  # which torch may have put off

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cpushpull/protos/common.proto\x12\x0bpushpull.v1\"\x97\x04\n\x10JobSpecification\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x1f\n\x04mode\x18\x02 \x01(\x0e\x32\x11.pushpull.v1.Mode\x12\x17\n\x0fstaleness_bound\x18\x03 \x01(\r\x12\x0e\n\x06quorum\x18\x04 \x01(\r\x12\x0f\n\x07\x64\x61mping\x18\x05 \x01(\t\x12\x12\n\npush_codec\x18\x06 \x01(\t\x12\x12\n\npull_codec\x18\x07 \x01(\t\x12\x16\n\x0e\x62lock_elements\x18\x08 \x01(\x04\x12\x15\n\rlease_seconds\x18\t \x01(\x01\x12\x12\n\nnum_shards\x18\n \x01(\r\x12\x17\n\x0fshard_addresses\x18\x0b \x03(\t\x12\x18\n\x10\x65xpected_workers\x18\x0c \x01(\r\x12\x1f\n\x17server_patience_seconds\x18\r \x01(\x01\x12\x0c\n\x04seed\x18\x0e \x01(\x04\x12\x15\n\rmessage_bytes\x18\x0f \x01(\x04\x12\x32\n\x0epush_overrides\x18\x10 \x03(\x0b\x32\x1a.pushpull.v1.CodecOverride\x12\x0f\n\x07layouts\x18\x11 \x03(\t\x12/\n\rtensor_splits\x18\x12 \x03(\x0b\x32\x18.pushpull.v1.TensorSplit\x12\x17\n\x0foptimizer_state\x18\x13 \x01(\t\x12\x0c\n\x04name\x18\x14 \x01(\t\x12\x17\n\x0f\x61verage_buffers\x18\x15 \x01(\x08\"/\n\rCodecOverride\x12\x0f\n\x07pattern\x18\x01 \x01(\t\x12\r\n\x05\x63odec\x18\x02 \x01(\t\"1\n\x0bTensorSplit\x12\x0f\n\x07pattern\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\r\"[\n\tParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x04\x12\x11\n\ttrainable\x18\x03 \x01(\x08\x12\x0f\n\x07\x61liases\x18\x04 \x03(\t\x12\r\n\x05group\x18\x05 \x01(\x05\"I\n\x05\x42lock\x12\x11\n\tparameter\x18\x01 \x01(\r\x12\x0f\n\x07offsets\x18\x02 \x03(\x04\x12\r\n\x05sizes\x18\x03 \x03(\x04\x12\r\n\x05shard\x18\x04 \x01(\r\"\x97\x01\n\x04Plan\x12*\n\nparameters\x18\x01 \x03(\x0b\x32\x16.pushpull.v1.Parameter\x12\"\n\x06\x62locks\x18\x02 \x03(\x0b\x32\x12.pushpull.v1.Block\x12\x12\n\nnum_shards\x18\x03 \x01(\r\x12\x16\n\x0e\x62lock_elements\x18\x04 \x01(\x04\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\t\"\xf3\x01\n\x0eParameterGroup\x12\x39\n\x07numbers\x18\x01 \x03(\x0b\x32(.pushpull.v1.ParameterGroup.NumbersEntry\x12\x35\n\x05\x66lags\x18\x02 \x03(\x0b\x32&.pushpull.v1.ParameterGroup.FlagsEntry\x12\x11\n\tlr_factor\x18\x03 \x01(\x01\x1a.\n\x0cNumbersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a,\n\nFlagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x08:\x02\x38\x01\"S\n\x16OptimizerSpecification\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x06groups\x18\x02 \x03(\x0b\x32\x1b.pushpull.v1.ParameterGroup*M\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_SYNC\x10\x01\x12\x10\n\x0cMODE_BOUNDED\x10\x02\x12\x0e\n\nMODE_ASYNC\x10\x03*\x8c\x03\n\tErrorCode\x12\x1a\n\x16\x45RROR_CODE_UNSPECIFIED\x10\x00\x12\r\n\tWRONG_JOB\x10\x01\x12\x0f\n\x0bWRONG_SHARD\x10\x02\x12\x13\n\x0f\x46\x45NCED_REPLACED\x10\x03\x12\x12\n\x0e\x46\x45NCED_EXPIRED\x10\x04\x12\x17\n\x13UNKNOWN_INCARNATION\x10\x05\x12\x11\n\rPLAN_MISMATCH\x10\x06\x12\x16\n\x12OPTIMIZER_MISMATCH\x10\x07\x12\x11\n\rUNKNOWN_BLOCK\x10\x08\x12\r\n\tBAD_FRAME\x10\t\x12\x0e\n\nNON_FINITE\x10\n\x12\x0c\n\x08\x43ONFLICT\x10\x0b\x12\x0c\n\x08\x42\x41\x44_STEP\x10\x0c\x12\x0f\n\x0b\x46UTURE_BASE\x10\r\x12\r\n\tNOT_READY\x10\x0e\x12\x0f\n\x0bOVER_BUDGET\x10\x0f\x12\x0f\n\x0b\x42\x41\x44_SETTING\x10\x10\x12\x0f\n\x0b\x42\x41\x44_REQUEST\x10\x11\x12\x0c\n\x08\x44RAINING\x10\x12\x12\x0c\n\x08RUN_OVER\x10\x14\x12\x08\n\x04\x42USY\x10\x13\x12\x0f\n\x0bSERVER_LOST\x10\x15\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cpushpull/protos/common.proto\x12\x0bpushpull.v1\"\x97\x04\n\x10JobSpecification\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x1f\n\x04mode\x18\x02 \x01(\x0e\x32\x11.pushpull.v1.Mode\x12\x17\n\x0fstaleness_bound\x18\x03 \x01(\r\x12\x0e\n\x06quorum\x18\x04 \x01(\r\x12\x0f\n\x07\x64\x61mping\x18\x05 \x01(\t\x12\x12\n\npush_codec\x18\x06 \x01(\t\x12\x12\n\npull_codec\x18\x07 \x01(\t\x12\x16\n\x0e\x62lock_elements\x18\x08 \x01(\x04\x12\x15\n\rlease_seconds\x18\t \x01(\x01\x12\x12\n\nnum_shards\x18\n \x01(\r\x12\x17\n\x0fshard_addresses\x18\x0b \x03(\t\x12\x18\n\x10\x65xpected_workers\x18\x0c \x01(\r\x12\x1f\n\x17server_patience_seconds\x18\r \x01(\x01\x12\x0c\n\x04seed\x18\x0e \x01(\x04\x12\x15\n\rmessage_bytes\x18\x0f \x01(\x04\x12\x32\n\x0epush_overrides\x18\x10 \x03(\x0b\x32\x1a.pushpull.v1.CodecOverride\x12\x0f\n\x07layouts\x18\x11 \x03(\t\x12/\n\rtensor_splits\x18\x12 \x03(\x0b\x32\x18.pushpull.v1.TensorSplit\x12\x17\n\x0foptimizer_state\x18\x13 \x01(\t\x12\x0c\n\x04name\x18\x14 \x01(\t\x12\x17\n\x0f\x61verage_buffers\x18\x15 \x01(\x08\"/\n\rCodecOverride\x12\x0f\n\x07pattern\x18\x01 \x01(\t\x12\r\n\x05\x63odec\x18\x02 \x01(\t\"1\n\x0bTensorSplit\x12\x0f\n\x07pattern\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\r\"l\n\tParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x04\x12\x11\n\ttrainable\x18\x03 \x01(\x08\x12\x0f\n\x07\x61liases\x18\x04 \x03(\t\x12\r\n\x05group\x18\x05 \x01(\x05\x12\x0f\n\x07\x63\x61rries\x18\x06 \x01(\t\"I\n\x05\x42lock\x12\x11\n\tparameter\x18\x01 \x01(\r\x12\x0f\n\x07offsets\x18\x02 \x03(\x04\x12\r\n\x05sizes\x18\x03 \x03(\x04\x12\r\n\x05shard\x18\x04 \x01(\r\"\x97\x01\n\x04Plan\x12*\n\nparameters\x18\x01 \x03(\x0b\x32\x16.pushpull.v1.Parameter\x12\"\n\x06\x62locks\x18\x02 \x03(\x0b\x32\x12.pushpull.v1.Block\x12\x12\n\nnum_shards\x18\x03 \x01(\r\x12\x16\n\x0e\x62lock_elements\x18\x04 \x01(\x04\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\t\"\xf3\x01\n\x0eParameterGroup\x12\x39\n\x07numbers\x18\x01 \x03(\x0b\x32(.pushpull.v1.ParameterGroup.NumbersEntry\x12\x35\n\x05\x66lags\x18\x02 \x03(\x0b\x32&.pushpull.v1.ParameterGroup.FlagsEntry\x12\x11\n\tlr_factor\x18\x03 \x01(\x01\x1a.\n\x0cNumbersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a,\n\nFlagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x08:\x02\x38\x01\"S\n\x16OptimizerSpecification\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x06groups\x18\x02 \x03(\x0b\x32\x1b.pushpull.v1.ParameterGroup*M\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_SYNC\x10\x01\x12\x10\n\x0cMODE_BOUNDED\x10\x02\x12\x0e\n\nMODE_ASYNC\x10\x03*\x8c\x03\n\tErrorCode\x12\x1a\n\x16\x45RROR_CODE_UNSPECIFIED\x10\x00\x12\r\n\tWRONG_JOB\x10\x01\x12\x0f\n\x0bWRONG_SHARD\x10\x02\x12\x13\n\x0f\x46\x45NCED_REPLACED\x10\x03\x12\x12\n\x0e\x46\x45NCED_EXPIRED\x10\x04\x12\x17\n\x13UNKNOWN_INCARNATION\x10\x05\x12\x11\n\rPLAN_MISMATCH\x10\x06\x12\x16\n\x12OPTIMIZER_MISMATCH\x10\x07\x12\x11\n\rUNKNOWN_BLOCK\x10\x08\x12\r\n\tBAD_FRAME\x10\t\x12\x0e\n\nNON_FINITE\x10\n\x12\x0c\n\x08\x43ONFLICT\x10\x0b\x12\x0c\n\x08\x42\x41\x44_STEP\x10\x0c\x12\x0f\n\x0b\x46UTURE_BASE\x10\r\x12\r\n\tNOT_READY\x10\x0e\x12\x0f\n\x0bOVER_BUDGET\x10\x0f\x12\x0f\n\x0b\x42\x41\x44_SETTING\x10\x10\x12\x0f\n\x0b\x42\x41\x44_REQUEST\x10\x11\x12\x0c\n\x08\x44RAINING\x10\x12\x12\x0c\n\x08RUN_OVER\x10\x14\x12\x08\n\x04\x42USY\x10\x13\x12\x0f\n\x0bSERVER_LOST\x10\x15\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,10 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PARAMETERGROUP_NUMBERSENTRY']._serialized_options = b'8\001'
   _globals['_PARAMETERGROUP_FLAGSENTRY']._loaded_options = None
   _globals['_PARAMETERGROUP_FLAGSENTRY']._serialized_options = b'8\001'
-  _globals['_MODE']._serialized_start=1336
-  _globals['_MODE']._serialized_end=1413
-  _globals['_ERRORCODE']._serialized_start=1416
-  _globals['_ERRORCODE']._serialized_end=1812
+  _globals['_MODE']._serialized_start=1353
+  _globals['_MODE']._serialized_end=1430
+  _globals['_ERRORCODE']._serialized_start=1433
+  _globals['_ERRORCODE']._serialized_end=1829
   _globals['_JOBSPECIFICATION']._serialized_start=46
   _globals['_JOBSPECIFICATION']._serialized_end=581
   _globals['_CODECOVERRIDE']._serialized_start=583
@@ -46,17 +46,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENSORSPLIT']._serialized_start=632
   _globals['_TENSORSPLIT']._serialized_end=681
   _globals['_PARAMETER']._serialized_start=683
-  _globals['_PARAMETER']._serialized_end=774
-  _globals['_BLOCK']._serialized_start=776
-  _globals['_BLOCK']._serialized_end=849
-  _globals['_PLAN']._serialized_start=852
-  _globals['_PLAN']._serialized_end=1003
-  _globals['_PARAMETERGROUP']._serialized_start=1006
-  _globals['_PARAMETERGROUP']._serialized_end=1249
-  _globals['_PARAMETERGROUP_NUMBERSENTRY']._serialized_start=1157
-  _globals['_PARAMETERGROUP_NUMBERSENTRY']._serialized_end=1203
-  _globals['_PARAMETERGROUP_FLAGSENTRY']._serialized_start=1205
-  _globals['_PARAMETERGROUP_FLAGSENTRY']._serialized_end=1249
-  _globals['_OPTIMIZERSPECIFICATION']._serialized_start=1251
-  _globals['_OPTIMIZERSPECIFICATION']._serialized_end=1334
+  _globals['_PARAMETER']._serialized_end=791
+  _globals['_BLOCK']._serialized_start=793
+  _globals['_BLOCK']._serialized_end=866
+  _globals['_PLAN']._serialized_start=869
+  _globals['_PLAN']._serialized_end=1020
+  _globals['_PARAMETERGROUP']._serialized_start=1023
+  _globals['_PARAMETERGROUP']._serialized_end=1266
+  _globals['_PARAMETERGROUP_NUMBERSENTRY']._serialized_start=1174
+  _globals['_PARAMETERGROUP_NUMBERSENTRY']._serialized_end=1220
+  _globals['_PARAMETERGROUP_FLAGSENTRY']._serialized_start=1222
+  _globals['_PARAMETERGROUP_FLAGSENTRY']._serialized_end=1266
+  _globals['_OPTIMIZERSPECIFICATION']._serialized_start=1268
+  _globals['_OPTIMIZERSPECIFICATION']._serialized_end=1351
 # @@protoc_insertion_point(module_scope)

@@ -128,18 +128,20 @@ class TensorSplit(_message.Message):
     def __init__(self, pattern: _Optional[str] = ..., dimension: _Optional[int] = ...) -> None: ...
 
 class Parameter(_message.Message):
-    __slots__ = ("name", "shape", "trainable", "aliases", "group")
+    __slots__ = ("name", "shape", "trainable", "aliases", "group", "carries")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     TRAINABLE_FIELD_NUMBER: _ClassVar[int]
     ALIASES_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
+    CARRIES_FIELD_NUMBER: _ClassVar[int]
     name: str
     shape: _containers.RepeatedScalarFieldContainer[int]
     trainable: bool
     aliases: _containers.RepeatedScalarFieldContainer[str]
     group: int
-    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., trainable: _Optional[bool] = ..., aliases: _Optional[_Iterable[str]] = ..., group: _Optional[int] = ...) -> None: ...
+    carries: str
+    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., trainable: _Optional[bool] = ..., aliases: _Optional[_Iterable[str]] = ..., group: _Optional[int] = ..., carries: _Optional[str] = ...) -> None: ...
 
 class Block(_message.Message):
     __slots__ = ("parameter", "offsets", "sizes", "shard")

@@ -153,6 +153,8 @@ def plan_difference(ours: Plan, theirs: Plan) -> str:
         mine, other = ours.parameters[index], theirs.parameters[index]
         if mine.name != other.name:
             return f"parameter {index} is {other.name}, not {mine.name}"
+        if mine.carries != other.carries:
+            return f"{mine.name} is {other.carries or 'of real numbers'}, not {mine.carries or 'of real numbers'}"
         if list(mine.shape) != list(other.shape):
             return f"{mine.name} has shape {tuple(other.shape)}, not {tuple(mine.shape)}"
         if mine.trainable != other.trainable:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..compression.carried_words import carried_shape, travels_as_words, words_of
+from ..compression.carried_words import carried_shape, kind_of, travels_as_words, words_of
 from ..protos.common_pb2 import Block, Parameter
 from ..protos.errors import NonFiniteError, SettingError
 from ..protos.parameter_names import plain_name
@@ -35,7 +35,7 @@ class InitialFile:
         name = self.table.find([parameter.name, *parameter.aliases])
         assert name is not None, "the table was compared with the plan"
         part = self._tensors[name]
-        if list(parameter.shape) == list(self.table.words.get(name, ())) and parameter.group < 0:
+        if self.table.as_words(name, parameter):
             part = torch.from_numpy(words_of(part))
         for axis, (offset, size) in enumerate(zip(block.offsets, block.sizes, strict=True)):
             part = part.narrow(axis, offset, size)
@@ -79,8 +79,9 @@ def _read(path: str) -> InitialFile:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     words = {name: carried_shape(tensor) for name, tensor in tensors.items() if travels_as_words(tensor)}
     unusable = {name: what for name, tensor in tensors.items() if (what := _what_it_is_instead(tensor))}
-    not_real = {name: _type_of(tensor) for name, tensor in tensors.items() if tensor.is_complex()}
-    return InitialFile(InitialTable(label, checksum, shapes, words, unusable, not_real), tensors)
+    kinds = {name: kind_of(tensor) for name, tensor in tensors.items()}
+    not_real = {name: _type_of(tensor) for name, tensor in tensors.items() if not tensor.is_floating_point()}
+    return InitialFile(InitialTable(label, checksum, shapes, words, kinds, unusable, not_real), tensors)
 
 
 def _what_it_is_instead(tensor: torch.Tensor) -> str:

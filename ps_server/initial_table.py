@@ -21,6 +21,8 @@ class InitialTable:
     shapes: Mapping[str, Sequence[int]]
     words: Mapping[str, Sequence[int]]
     """Shapes in a plan of tensors that may be handed on as words, which buffers of other types than float32 are."""
+    kinds: Mapping[str, str]
+    """Type and shape of each tensor, as a plan says it of what travels as words."""
     unusable: Mapping[str, str] = field(default_factory=dict)
     """Tensors that nothing can be read of in rows of numbers, with what they are instead."""
     not_real: Mapping[str, str] = field(default_factory=dict)
@@ -30,9 +32,10 @@ class InitialTable:
         """Under which of a parameter's names (tied weights have several) the file has it."""
         return next((name for name in names if name in self.shapes), None)
 
-    def fits(self, name: str, shape: Sequence[int]) -> bool:
-        """Whether the file has values for this shape of a plan under the name."""
-        return list(shape) in (list(self.shapes[name]), list(self.words.get(name, self.shapes[name])))
+    def as_words(self, name: str, parameter: Parameter) -> bool:
+        """Whether what is under the name is what the plan's words stand for."""
+        carried = parameter.group < 0 and parameter.carries == self.kinds[name]
+        return carried and list(parameter.shape) == list(self.words.get(name, ()))
 
     def check(self, plan: Plan) -> None:
         """The file has every parameter and buffer of the plan, in its shape and as numbers. What else it has does not matter.
@@ -45,11 +48,8 @@ class InitialTable:
             name = self.find([parameter.name, *parameter.aliases])
             if name is None:
                 missing.append(parameter.name)
-            elif not self.fits(name, parameter.shape):
-                here, there = tuple(parameter.shape), tuple(self.shapes[name])
-                other.append(f"{parameter.name} has shape {there} in the file and {here} in the model")
-            elif found := self._what_it_is_instead(name, parameter):
-                other.append(f"{parameter.name} is {found} in the file")
+            elif found := self._unlike(name, parameter):
+                other.append(f"{parameter.name} {found}")
         faults = [f"the file lacks {_listed(missing)}"] if missing else []
         faults += other[:MOST_NAMED]
         if faults:
@@ -58,10 +58,20 @@ class InitialTable:
                 f"{_listed(list(self.shapes))}; save it with torch.save(model.state_dict(), ...) from the same model"
             )
 
-    def _what_it_is_instead(self, name: str, parameter: Parameter) -> str:
-        """Of what is under the name and of the right shape, if its values cannot become those of the parameter; else empty."""
-        as_words = parameter.group < 0 and list(parameter.shape) == list(self.words.get(name, ()))
-        return self.unusable.get(name, "") or ("" if as_words else self.not_real.get(name, ""))
+    def _unlike(self, name: str, parameter: Parameter) -> str:
+        """Why what is under the name cannot become the values of the parameter; else empty."""
+        if name in self.unusable:
+            return f"is {self.unusable[name]} in the file"
+        if parameter.carries:
+            if self.as_words(name, parameter):
+                return ""
+            return f"is {self.kinds[name]} in the file and {parameter.carries} in the model"
+        if list(parameter.shape) != list(self.shapes[name]):
+            here, there = tuple(parameter.shape), tuple(self.shapes[name])
+            return f"has shape {there} in the file and {here} in the model"
+        if name in self.not_real:
+            return f"is {self.not_real[name]} in the file and of real numbers in the model"
+        return ""
 
 
 def check_same_file(mine: InitialTable | None, hello: ShardHello) -> None:

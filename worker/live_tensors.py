@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from ..compression.carried_words import carried_shape, travels_as_words
+from ..compression.carried_words import carried_kind, carried_shape
 from ..protos.parameter_names import plain_name
 from .local_tensors import is_divided
 from .model_table import ModelTable, unwrapped
@@ -84,4 +84,4 @@ def _tensor_of(module: torch.nn.Module, name: str) -> torch.Tensor | None:
 
 def _way(tensor: torch.Tensor) -> tuple[object, ...]:
     """How it travels."""
-    return travels_as_words(tensor), carried_shape(tensor)
+    return carried_shape(tensor), carried_kind(tensor)

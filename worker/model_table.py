@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from ..compression.carried_words import carried_shape, travels_as_words
+from ..compression.carried_words import carried_kind, carried_shape, travels_as_words
 from ..protos.errors import SettingError
 from ..protos.parameter_names import plain_name
 from .plan import TableEntry
@@ -93,7 +93,10 @@ class ModelReading:
         for of_rank in facts:
             known = {**of_rank, **known}
         entries = [_parameter_entry(named, known.get(index)) for index, named in enumerate(self._parameters)]
-        entries += [TableEntry(b.names[0], carried_shape(b.tensor), False, b.names[1:]) for b in self._buffers]
+        entries += [
+            TableEntry(b.names[0], carried_shape(b.tensor), False, b.names[1:], carries=carried_kind(b.tensor))
+            for b in self._buffers
+        ]
         return ModelTable(tuple(entries), tuple(self._held), len(self._parameters))
 
 

@@ -31,6 +31,8 @@ class TableEntry:
     aliases: tuple[str, ...] = ()
     group: int = -1
     """Parameter group of the optimizer; -1 = not optimised."""
+    carries: str = ""
+    """Own type and shape of what travels as words; else empty."""
 
     @property
     def num_elements(self) -> int:
@@ -88,7 +90,7 @@ class ShardingPlan:
     def fingerprint(self) -> str:
         """Hexadecimal SHA-256 over everything above, in a canonical text form."""
         canonical = [
-            [[e.name, e.shape, e.trainable, e.aliases, e.group] for e in self.entries],
+            [[e.name, e.shape, e.trainable, e.aliases, e.group, e.carries] for e in self.entries],
             [[b.entry, b.offsets, b.sizes, b.shard] for b in self.blocks],
             self.num_shards,
             self.block_elements,
@@ -100,7 +102,12 @@ class ShardingPlan:
         return common_pb2.Plan(
             parameters=[
                 common_pb2.Parameter(
-                    name=e.name, shape=e.shape, trainable=e.trainable, aliases=e.aliases, group=e.group
+                    name=e.name,
+                    shape=e.shape,
+                    trainable=e.trainable,
+                    aliases=e.aliases,
+                    group=e.group,
+                    carries=e.carries,
                 )
                 for e in self.entries
             ],

@@ -20,6 +20,8 @@ from pushpull.ps_server.config import JobSettings, ServerConfig
 from pushpull.ps_server.initial_file import read_initial_file
 from pushpull.ps_server.server import Server
 from pushpull.worker import connect
+from pushpull.worker.model_table import model_table
+from pushpull.worker.plan import make_plan
 
 
 class Model(torch.nn.Module):
@@ -181,6 +183,63 @@ def test_what_cannot_be_taken_as_it_is_is_refused_with_its_name(
     with pytest.raises(PlanMismatchError, match=said):
         table.check(plan)
     table.check(Plan(parameters=[entry for entry in plan.parameters if entry.name == "norm.bias"]))
+
+
+class Counters(torch.nn.Module):
+    """Buffers that travel as words, two each of the same size, and real numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(2))
+        self.register_buffer("count", torch.tensor(3))
+        self.register_buffer("pair", torch.ones(2))
+        self.register_buffer("table", torch.arange(6).view(2, 3))
+
+
+def _counts_in_float(values: dict[str, torch.Tensor]) -> None:
+    values["count"] = torch.tensor([3.0, 0.0])  # as many numbers as the integer has words
+
+
+def _counts_in_float64(values: dict[str, torch.Tensor]) -> None:
+    values["count"] = values["count"].double()
+
+
+def _pair_is_one_integer(values: dict[str, torch.Tensor]) -> None:
+    values["pair"] = torch.tensor(3)
+
+
+def _pair_of_integers(values: dict[str, torch.Tensor]) -> None:
+    values["pair"] = torch.tensor([3, 4])
+
+
+def _table_on_its_side(values: dict[str, torch.Tensor]) -> None:
+    values["table"] = values["table"].t().contiguous()
+
+
+def _weight_of_truth_values(values: dict[str, torch.Tensor]) -> None:
+    values["weight"] = torch.tensor([True, False])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_counts_in_float, r"count is float32 \(2,\) in the file and int64 \(\) in the model"),
+        (_counts_in_float64, r"count is float64 \(\) in the file and int64 \(\) in the model"),
+        (_pair_is_one_integer, r"pair has shape \(\) in the file and \(2,\) in the model"),
+        (_pair_of_integers, "pair is int64 in the file and of real numbers in the model"),
+        (_table_on_its_side, r"table is int64 \(3, 2\) in the file and int64 \(2, 3\) in the model"),
+        (_weight_of_truth_values, "weight is bool in the file and of real numbers in the model"),
+    ],
+)
+def test_values_of_another_type_do_not_pass_by_their_size(
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], None], said: str
+) -> None:
+    model = Counters()
+    entries = model_table(model, torch.optim.SGD(model.parameters(), lr=0.1).param_groups).entries
+    plan = make_plan(entries, 1).to_message()
+    read_initial_file(str(saved(model, tmp_path))).table.check(plan)
+    with pytest.raises(PlanMismatchError, match=said):
+        read_initial_file(str(saved(model, tmp_path, change))).table.check(plan)
 
 
 def test_a_complex_buffer_starts_from_the_file(tmp_path: Path) -> None:

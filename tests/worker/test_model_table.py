@@ -54,6 +54,7 @@ def test_buffers_follow_the_parameters_those_that_are_no_real_numbers_as_words_o
     assert [entry.shape for entry in table.entries[2:]] == [(4,), (4,), (2,), (3,)]
     assert table.num_parameters == 2
     assert table.words == {4, 5}
+    assert [entry.carries for entry in table.entries[2:]] == ["", "", "int64 ()", "bool (3, 3)"]
     assert [entry.group for entry in table.entries] == [0, 0, -1, -1, -1, -1]
 
 
