@@ -332,7 +332,7 @@ class LocalUpdates(torch.optim.Optimizer):
         finally:
             self._begin_window()
         if kind.drops_gradient:
-            logger.warning("%d local steps are lost: the push was %s", window.num_steps, kind.value)
+            logger.warning("%d local steps are lost: their push is %s", window.num_steps, kind.in_words)
         return kind
 
     def _drop_window(self, data: DataTaken) -> StepKind:

@@ -36,7 +36,7 @@ class ProgressLog:
         now = self._clock()
         if self._told_at is None:
             self._told_at, self._told = now, self._report()
-            logger.info("the first step is %s", step.kind.value, extra={"outcome": step.kind.value, **self._loss()})
+            logger.info("the first step is %s", step.kind.in_words, extra={"outcome": step.kind.value, **self._loss()})
         elif now - self._told_at >= INTERVAL_SECONDS:
             seconds, before = now - self._told_at, self._told
             self._told_at, self._told = now, self._report()

@@ -31,8 +31,20 @@ class StepKind(Enum):
     """Computed before the worker counted, from parameters that were no longer the newest."""
 
     @property
+    def in_words(self) -> str:
+        """For people, behind "the step is"; the values above are labels of metrics."""
+        return _IN_WORDS.get(self, self.value)
+
+    @property
     def drops_gradient(self) -> bool:
         return self not in (StepKind.APPLIED, StepKind.SKIPPED)
+
+
+_IN_WORDS = {
+    StepKind.LATE: "too late: its round was closed without it",
+    StepKind.EXPIRED: "void: the lease of this worker had run out",
+    StepKind.TOO_OLD: "void: the values that it was computed from were no longer the newest",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -206,15 +206,27 @@ class SharedData:
         if not self._told:
             self._told = True
             logger.warning(
-                "worker.share() cannot address these data by index (%s): each of the %d workers that are there when an epoch "
-                "begins takes every %d-th batch. The data must come in the same order on every worker, and what a worker that "
-                "leaves has not read is skipped in that epoch",
+                "worker.share() cannot address these data by index (%s): %s. The data must come in the same order on "
+                "every worker, and what a worker that leaves has not read is skipped in that epoch",
                 type(self.dataset).__name__,
-                answer.num_places,
-                answer.num_places,
+                strided_in_words(answer.num_places),
             )
         place = answer.place, lambda: int(answer.num_places)
         return share_strided(self.loader, place, calls, self._sharing.ledger, self.name)
+
+
+def strided_in_words(num_workers: int) -> str:
+    """Who reads what, for people; `num_workers` is at least 1."""
+    if num_workers == 1:
+        return "the only worker that is there when an epoch begins takes every batch"
+    return f"each of the {num_workers} workers that are there when an epoch begins takes every {_ordinal(num_workers)} batch"
+
+
+def _ordinal(number: int) -> str:
+    if number == 2:
+        return "second"
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 class SharedLoop:

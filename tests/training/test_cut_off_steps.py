@@ -16,6 +16,7 @@ from pushpull.protos.errors import ExpiredError
 from pushpull.protos.shard_pb2 import Outcome
 from pushpull.worker import Worker
 from pushpull.worker.open_exchange import OpenStep
+from pushpull.worker.optimizer import RemoteOptimizer
 from pushpull.worker.shard_client import ShardClient
 from pushpull.worker.shards import ShardGroup
 
@@ -113,7 +114,11 @@ def report_of(worker: Worker) -> tuple[int, int]:
     return report.steps_applied, report.steps_dropped
 
 
-def train(network: Network, cut: Callable[[Worker], None]) -> Callable[[Worker], tuple[int, int]]:
+def train(
+    network: Network,
+    cut: Callable[[Worker], None],
+    behind_step: Callable[[int, RemoteOptimizer], None] = lambda step, optimizer: None,
+) -> Callable[[Worker], tuple[int, int]]:
     def body(worker: Worker) -> tuple[int, int]:
         network.worker = worker
         model = Model()
@@ -126,6 +131,7 @@ def train(network: Network, cut: Callable[[Worker], None]) -> Callable[[Worker],
                 optimizer.step()
             except KeyboardInterrupt:
                 assert step == CUT
+            behind_step(step, optimizer)
         return report_of(worker)
 
     return body
@@ -197,25 +203,13 @@ def test_what_ctrl_c_interrupts_is_settled_before_the_next_step_and_before_savin
 
         monkeypatch.setattr(ShardGroup, "wait", wait)
 
-    def body(worker: Worker) -> tuple[int, int]:
-        network.worker = worker
-        model = Model()
-        optimizer = worker.optimizer(model, torch.optim.SGD, lr=1.0)
-        for step in range(NUM_STEPS):
-            model.set_gradients()
-            if step == CUT:
-                cut(worker)
-            try:
-                optimizer.step()
-            except KeyboardInterrupt:
-                saved.append(optimizer.state_dict()["pushpull"]["memory"])
-            if step == CUT - 1:
-                saved.append(optimizer.state_dict()["pushpull"]["memory"])
-        return report_of(worker)
+    def save(step: int, optimizer: RemoteOptimizer) -> None:
+        if step in (CUT - 1, CUT):
+            saved.append(optimizer.state_dict()["pushpull"]["memory"])
 
     settings = {"push_codec": CODECS[0]}
     with local_cluster(**settings) as cluster:
-        cluster.train(body)
+        cluster.train(train(network, cut, save))
         found = values(cluster)
     # the interrupted step counts, the one behind it is dropped on joining again
     for mine, right in zip(found, undisturbed(NUM_STEPS - 1, **settings), strict=True):

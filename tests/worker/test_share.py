@@ -15,7 +15,7 @@ from pushpull.ps_server.dealing import DataDealer
 from pushpull.worker.data_ledger import DataLedger, DataTaken
 from pushpull.worker.permutation import epoch_order
 from pushpull.worker.share import DataCalls, EarlyLeaving, share_strided
-from pushpull.worker.shared_data import SharedData, SharedDataSets, Sharing, loader_of
+from pushpull.worker.shared_data import SharedData, SharedDataSets, Sharing, loader_of, strided_in_words
 
 
 class Numbers(Dataset[int]):
@@ -102,6 +102,22 @@ def job() -> Job:
 
 def no_lots(state: "DealResponse.State", **more: bool) -> DealResponse:
     return DealResponse(state=state, **more)
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "said"),
+    [
+        (1, "the only worker that is there when an epoch begins takes every batch"),
+        (2, "each of the 2 workers that are there when an epoch begins takes every second batch"),
+        (3, "takes every 3rd batch"),
+        (4, "takes every 4th batch"),
+        (11, "takes every 11th batch"),
+        (22, "takes every 22nd batch"),
+        (112, "takes every 112th batch"),
+    ],
+)
+def test_who_reads_what_of_data_without_index_is_said_in_words(num_workers: int, said: str) -> None:
+    assert strided_in_words(num_workers).endswith(said)
 
 
 @pytest.mark.parametrize("shuffle", [False, True])

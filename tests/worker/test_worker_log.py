@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -69,6 +70,20 @@ def test_a_worker_tells_its_first_step_and_then_how_it_goes_now_and_then(caplog:
     assert "step 4  loss 0.2500  30.0 samples/s  75% of the time in the script" in second.message
     assert "2 ahead of the slowest" in second.message
     assert (second.loss, second.samples_per_second, second.clock_lag) == (0.25, 30.0, 2)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", StepKind)
+def test_what_became_of_a_step_is_said_in_words(kind: StepKind, caplog: pytest.LogCaptureFixture) -> None:
+    """The values are labels of metrics, and fields of the log."""
+    with caplog.at_level(logging.INFO, "pushpull"):
+        ProgressLog(identity_of(), WorkerReport).step_ended(replace(STEP, kind=kind))
+    (record,) = caplog.records
+    assert "_" not in record.getMessage()
+    assert record.outcome == kind.value  # type: ignore[attr-defined]
+    if kind is StepKind.TOO_OLD:
+        assert record.getMessage() == (
+            "the first step is void: the values that it was computed from were no longer the newest"
+        )
 
 
 def test_one_rank_speaks_for_all(caplog: pytest.LogCaptureFixture) -> None:
