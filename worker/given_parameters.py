@@ -1,6 +1,7 @@
 """Whether the parameters that a model has now are those that the servers train: scripts replace modules afterwards."""
 
 import logging
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import is_
@@ -21,9 +22,10 @@ class GivenParameters:
     """Used by the training thread. Looks at a dict for each module, and at names only once one of them has changed."""
 
     def __init__(self, table: ModelTable, parts: Sequence[torch.nn.Module]) -> None:
-        self._roots = [unwrapped(part) for part in parts]
+        # Not held: threads hold this object, and a model that holds its worker would keep it in the job. The worker holds both.
+        self._roots = [weakref.ref(unwrapped(part)) for part in parts]
         self._left_out = frozenset(
-            module for root in self._roots for module in root.modules() if _is_divided_by_fsdp(module)
+            module for root in self._there() for module in root.modules() if _is_divided_by_fsdp(module)
         )
         """torch puts whole parameters in the place of the divided ones around their forward pass."""
         trained = {id(tensor) for entry, tensor in table.held.items() if table.entries[entry].group >= 0}
@@ -74,9 +76,12 @@ class GivenParameters:
                 listed(new),
             )
 
+    def _there(self) -> list[torch.nn.Module]:
+        return [root for reference in self._roots if (root := reference()) is not None]
+
     def _named(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Each parameter under each of its names."""
-        for root in self._roots:
+        for root in self._there():
             for path, module in root.named_modules(remove_duplicate=False):
                 for name, parameter in module._parameters.items():
                     if parameter is not None and module not in self._left_out:
@@ -84,7 +89,7 @@ class GivenParameters:
 
     def _look(self) -> "list[_Look]":
         looks = []
-        for root in self._roots:
+        for root in self._there():
             for module in root.modules():
                 looks.append(_Look.at(module._modules))
                 if module not in self._left_out:

@@ -2,6 +2,7 @@
 frozen parameters with `assign=True`, and replace modules."""
 
 import logging
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -43,14 +44,18 @@ class LiveTensor:
     people are told."""
 
     def __init__(self, root: torch.nn.Module, path: str, name: str, first: torch.Tensor) -> None:
-        self._root = root
+        # Not held: threads hold this object, and a model that holds its worker would keep it in the job. The worker holds both.
+        self._root = weakref.ref(root)
         self._path = path.split(".") if path else []
         self._name = name
         self._newest = first
         self._told = False
 
     def __call__(self) -> torch.Tensor:
-        module = self._module()
+        root = self._root()
+        if root is None:
+            return self._newest
+        module = self._module(root)
         tensor = None if module is None else _tensor_of(module, self._name)
         if tensor is self._newest:
             return self._newest
@@ -62,16 +67,16 @@ class LiveTensor:
                 "the %s %s of a %s %s: workers that join later get the values it had before",
                 "parameter" if isinstance(self._newest, torch.nn.Parameter) else "buffer",
                 self._name,
-                type(self._root if module is None else module).__name__,
+                type(root if module is None else module).__name__,
                 "is gone"
                 if tensor is None
                 else obstacle(tensor) or "has another size or type than at worker.optimizer(...)",
             )
         return self._newest
 
-    def _module(self) -> torch.nn.Module | None:
+    def _module(self, root: torch.nn.Module) -> torch.nn.Module | None:
         """The one that has the place in the model now."""
-        module: torch.nn.Module | None = self._root
+        module: torch.nn.Module | None = root
         for name in self._path:
             module = None if module is None else module._modules.get(name)
         return module

@@ -1,6 +1,8 @@
 """A model whose parameters are no longer those that the worker was given: noticed, and named."""
 
+import gc
 import logging
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +11,7 @@ from torch import nn
 
 from pushpull.protos.errors import SettingError
 from pushpull.worker.given_parameters import GivenParameters
+from pushpull.worker.live_tensors import live_tensors
 from pushpull.worker.model_table import model_table
 
 
@@ -181,3 +184,17 @@ def test_wrappers_are_no_change() -> None:
     parameters.check()
     new_head(model)
     assert parameters.fault().startswith("head.weight:")
+
+
+def test_a_model_is_not_kept_by_what_looks_at_it(caplog: pytest.LogCaptureFixture) -> None:
+    """Threads hold that: a model that holds its worker would keep the worker in the job."""
+    model = Net()
+    table = model_table(model, torch.optim.SGD(model.head.parameters(), lr=0.1).param_groups)
+    parameters, live = GivenParameters(table, [model]), live_tensors(table, [model])
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+    assert not parameters.fault()
+    assert all(tensor() is table.tensors[entry] for entry, tensor in live.items())
+    assert not caplog.records
