@@ -56,6 +56,10 @@ class ChangedValues:
         self._ranks.together(self.given.check)
         return self.blocks()
 
+    def names(self) -> list[str]:
+        """Of the parameters of this rank that were changed since."""
+        return self._names_of(self.blocks())
+
     def warn_of_loss(self) -> None:
         """The servers' values are about to be put over everything."""
         changed = self.blocks()
@@ -63,11 +67,11 @@ class ChangedValues:
             logger.warning(
                 "the lease ran out, and everything is pulled anew: what the script had put into %s is lost; change it again "
                 "and call optimizer.push_values()",
-                self._names(changed),
+                listed(self._names_of(changed)),
             )
 
     def _refusal(self, changed: Iterable[PlanBlock]) -> PushpullError:
-        names = self._names(changed)
+        names = listed(self._names_of(changed))
         if not names:
             return RankFailedError(
                 "another rank of this worker has changed parameters that hold the servers' values, without "
@@ -80,6 +84,5 @@ class ChangedValues:
             "servers'; or change the model before worker.optimizer()"
         )
 
-    def _names(self, changed: Iterable[PlanBlock]) -> str:
-        names = list(dict.fromkeys(self._entries[block.entry].name for block in changed))
-        return listed(names)
+    def _names_of(self, changed: Iterable[PlanBlock]) -> list[str]:
+        return list(dict.fromkeys(self._entries[block.entry].name for block in changed))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from ..protos.common_pb2 import ParameterGroup
 from ..protos.errors import SettingError
 from .data_ledger import DataLedger, DataTaken
+from .kept_moments import KeptMoments, calling_place
 from .model_table import ModelTable
 from .recorder import Recorder, StepKind, StepSummary, StepTimes
 from .replica import Replica
@@ -36,6 +37,9 @@ class RecordedSteps:
         self._replica = parts.replica
         self._ledger = parts.ledger
         self._recorder = parts.recorder
+        self._kept_moments = KeptMoments(parts.replica.optimizer_name)
+        self._has_trained = parts.replica.clock > 0
+        """The servers have applied gradients."""
         self._step_ended_at: float | None = None
         self._traffic = parts.replica.traffic()
         self._timings = replace(parts.replica.timings)
@@ -50,6 +54,7 @@ class RecordedSteps:
         """One step of the replica; `data` is what it was computed from. Raises what `Replica.step` raises."""
         num_rejoins = self._replica.num_rejoins
         kind = self._timed(request)
+        self._has_trained |= kind is StepKind.APPLIED and bool(request.gradients)
         # What was dealt to the incarnation before is somebody else's, whatever became of its last step.
         self.settle(kind if self._replica.num_rejoins == num_rejoins else StepKind.EXPIRED, data)
         return kind
@@ -62,7 +67,11 @@ class RecordedSteps:
 
     def push_values(self, groups: Sequence[ParameterGroup]) -> None:
         """See `Replica.push_values`. No step of the user's: its traffic and time count with the next one."""
+        place = calling_place()
+        is_news = self._has_trained and self._kept_moments.is_news(place, groups)
+        names = self._replica.changes.names() if is_news else []
         self.settle(self._replica.push_values(groups), NO_DATA)
+        self._kept_moments.tell(place, names)
 
     def average_buffers(self, groups: Sequence[ParameterGroup], always: bool) -> None:
         """See `BufferMean.take`; no step of the user's, as above."""

@@ -61,6 +61,7 @@ class Replica:
     ) -> None:
         self.plan = plan = model.plan
         self._model = model
+        self.optimizer_name = optimizer.name
         self._own = model.blocks
         self._ranks = model.ranks
         self.gradients = model.gradients

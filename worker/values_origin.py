@@ -57,8 +57,9 @@ def said_of(origin: Origin, mine: Comparison) -> Said:
     return Said(
         logging.WARNING,
         f"the values of worker {mine.worker} (checksum {checksum}) are replaced: the job starts from those of {whose} "
-        f"(checksum {values_checksum(origin.values)}), and {different}. This is as it should be if they are random; if they "
-        "were loaded from a file, start the servers with --init FILE, or load it on every worker",
+        f"(checksum {values_checksum(origin.values)}), and {different}. If they are random, this is as it "
+        "should be, and the same seed on every worker (torch.manual_seed before the model is built) ends this warning; if they "
+        "were loaded from a file, it is lost here: start the servers with --init FILE, or load it on every worker",
     )
 
 

@@ -405,3 +405,39 @@ def test_a_lost_lease_says_what_it_takes_away(caplog: pytest.LogCaptureFixture) 
 
     with local_cluster() as cluster:
         cluster.train(body)
+
+
+@pytest.mark.parametrize(
+    ("optimizer_class", "options", "kept"),
+    [
+        (torch.optim.AdamW, {}, True),
+        (torch.optim.SGD, {"momentum": 0.9}, True),
+        (torch.optim.SGD, {}, False),
+    ],
+)
+def test_that_the_servers_keep_their_moments_is_said_once_for_each_place(
+    optimizer_class: type[torch.optim.Optimizer], options: dict[str, Any], kept: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A checkpoint's model without its moments: as in torch, but there the moments are in the script's own hands."""
+
+    def body(worker: Worker) -> None:
+        model = net()
+        optimizer = worker.optimizer(model, optimizer_class, lr=0.01, **options)
+        load(model)
+        optimizer.push_values()  # there are no moments yet
+        for _ in range(3):
+            backward(model)
+            optimizer.step()
+            optimizer.push_values()  # nothing was changed
+            clamp(model)
+            optimizer.push_values()
+        load(model)
+        optimizer.push_values()
+
+    with caplog.at_level(logging.INFO, "pushpull"), local_cluster() as cluster:
+        cluster.train(body)
+    told = [record.getMessage() for record in caplog.records if "keep the moments" in record.getMessage()]
+    assert len(told) == (2 if kept else 0)
+    for line in told:
+        assert line.startswith("optimizer.push_values() at test_changed_values.py:")
+        assert f"0.weight, 0.bias, 2.weight and 1 more, and keep the moments of {optimizer_class.__name__}" in line

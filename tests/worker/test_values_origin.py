@@ -63,5 +63,11 @@ def test_a_trained_job_is_loud_whatever_it_began_with(values: tuple[int, ...]) -
     assert "worker 1 (process 7 on b), 3 s ago" in said.text
 
 
+def test_what_gives_values_up_says_what_ends_it_for_random_ones_and_for_a_file() -> None:
+    said = said_of(origin(1, 2, 3, 5), comparison()).text
+    assert "the same seed on every worker" in said
+    assert "start the servers with --init FILE" in said
+
+
 def test_a_worker_that_comes_back_makes_no_fuss() -> None:
     assert said_of(origin(0, 0, 0, 0), comparison(clock=120, comes_back=True)).level == logging.INFO
