@@ -162,7 +162,7 @@ class Worker(SavesFullState):
 
     @property
     def clock(self) -> int:
-        """The job's clock when this worker came in: what schedulers are advanced to. 0 before `optimizer()`."""
+        """The job's clock when this worker came in, or came back: what schedulers are advanced to. 0 before `optimizer()`."""
         replica = self._training.replica
         return 0 if replica is None else replica.clock
 
