@@ -2,15 +2,18 @@
 
 import socket
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
+from pushpull.protos import metrics_endpoint
 from pushpull.protos.errors import PortInUseError
-from pushpull.protos.exposition import Family, Identified, Readings, label_text, memory_limit_bytes
+from pushpull.protos.exposition import Family, Identified, Reading, Readings, label_text, memory_limit_bytes
 from pushpull.protos.metrics_endpoint import MOST_CONNECTIONS, MetricsEndpoint
 
 HEIGHT = Family("gauge", "test_height_metres", "How high.", ("who",))
@@ -38,6 +41,28 @@ def scrape(address: str) -> str:
 def connection(address: str) -> socket.socket:
     host, port = address.split(":")
     return socket.create_connection((host, int(port)), timeout=10)
+
+
+def num_handlers() -> int:
+    return sum("process_request" in thread.name for thread in threading.enumerate())
+
+
+def wait_until_none_is_left() -> None:
+    until = time.monotonic() + 10.0
+    while num_handlers():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def goes_on(connection: socket.socket) -> bool:
+    """Says one byte more; whether the other side still listens."""
+    try:
+        connection.sendall(b"G")
+        return bool(connection.recv(1))
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
 
 
 class TestReadings:
@@ -110,8 +135,7 @@ class TestEndpoint:
         idle = [connection(endpoint.address) for _ in range(5 * MOST_CONNECTIONS)]
         try:
             assert "test_steps_total 1.0" in scrape(endpoint.address)
-            handlers = [thread for thread in threading.enumerate() if "process_request" in thread.name]
-            assert len(handlers) <= 2 * MOST_CONNECTIONS
+            assert num_handlers() <= MOST_CONNECTIONS
             idle[0].settimeout(10)
             assert idle[0].recv(1) == b"", "the oldest was not hung up on"
         finally:
@@ -127,6 +151,62 @@ class TestEndpoint:
         finally:
             for each in slow:
                 each.close()
+
+    def test_has_so_many_threads_however_many_ask_and_read_nothing(
+        self, registry: CollectorRegistry, endpoint: MetricsEndpoint
+    ) -> None:
+        registry.register(Readings([HEIGHT], lambda: [(HEIGHT, ("x" * 1000,), 1.0)] * 8000))  # more than sockets hold
+        deaf, most = [], 0
+        try:
+            for _ in range(2 * MOST_CONNECTIONS):
+                deaf.append(connection(endpoint.address))
+                deaf[-1].sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+                most = max(most, num_handlers())
+            assert "test_steps_total 1.0" in scrape(endpoint.address)
+            assert max(most, num_handlers()) <= MOST_CONNECTIONS
+        finally:
+            for each in deaf:
+                each.close()
+
+    def test_ends_who_says_a_little_now_and_then(
+        self, endpoint: MetricsEndpoint, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(metrics_endpoint, "DEADLINE_SECONDS", 0.3)
+        until = time.monotonic() + 20.0
+        with connection(endpoint.address) as slow:
+            slow.settimeout(0.05)
+            while goes_on(slow) and time.monotonic() < until:
+                pass
+        assert time.monotonic() < until
+        wait_until_none_is_left()
+
+    def test_many_who_scrape_are_answered_one_after_the_other(self) -> None:
+        registry, now, most = CollectorRegistry(), [0], [0]
+
+        def read() -> list[Reading]:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+            time.sleep(0.01)  # room for another one, if it were let in
+            now[0] -= 1
+            return [(FALLS, (), 1)]
+
+        registry.register(Readings([FALLS], read))
+        endpoint = MetricsEndpoint("127.0.0.1:0", registry, "--metrics-listen")
+        try:
+            with ThreadPoolExecutor(MOST_CONNECTIONS) as scrapers:
+                for text in scrapers.map(scrape, [endpoint.address] * MOST_CONNECTIONS):
+                    assert "test_falls_total 1.0" in text
+        finally:
+            endpoint.close()
+        assert most[0] == 1
+
+    def test_ends_at_once_although_others_hold_all_its_threads(self, endpoint: MetricsEndpoint) -> None:
+        idle = [connection(endpoint.address) for _ in range(3 * MOST_CONNECTIONS)]
+        began = time.monotonic()
+        endpoint.close()
+        for each in idle:
+            each.close()
+        assert time.monotonic() - began < metrics_endpoint.SILENCE_SECONDS
 
     def test_says_nothing_about_nonsense_and_broken_connections(
         self, endpoint: MetricsEndpoint, capfd: pytest.CaptureFixture[str]
