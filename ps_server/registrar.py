@@ -197,7 +197,7 @@ class Registrar:
             )
         if worker.state == "joined":
             self._roster.enrol(worker)
-        self._start.enrolled(now)
+        self._start.enrolled(now, worker)
         if self._initialisation.done:
             if not self.installed_everywhere(self._ready_view):
                 return waiting("waiting for every shard to take its parameters over")
@@ -219,9 +219,10 @@ class Registrar:
             raise BadRequestError("an observer does not take part in training")
         if worker.state == "joined" or not self._initialisation.done:
             raise StepError(f"worker {worker_id} is not enrolled; call worker.optimizer() first")
+        worker.last_progress = now
         self._maybe_open(now, starting=True)
         if not self._start.open:
-            return ActivateResponse(open=False, message=self._start.missing_message(self._roster))
+            return ActivateResponse(open=False, message=self._start.missing_message(now, self._roster))
         if worker.state != "active":
             self._activate(now, worker, last_clock)
         return ActivateResponse(open=True, first_round=worker.first_round, clock=worker.start_clock)

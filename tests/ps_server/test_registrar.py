@@ -99,6 +99,51 @@ class TestStart:
         assert script.activate(first).open
 
 
+PATIENT = {"expected_workers": 2, "start_timeout_seconds": 3600, "progress_timeout_seconds": 5}
+
+
+class TestWhoHangsBeforeItsFirstStep:
+    """Its heartbeats go on; others wait for it for `progress_timeout_seconds`, however long the start may wait."""
+
+    def polled(self, script: Script, key: Key, until: float, *alive: Key) -> None:
+        """A worker that enrols again and again, as ours do, until it is ready."""
+        while script.now < until and script.enrol(key).state != EnrolResponse.STATE_READY:
+            script.at(script.now + 0.25, key, *alive)
+
+    @pytest.mark.parametrize("ids", [(0, 1), (-1, -1)], ids=["chosen", "automatic"])
+    @pytest.mark.parametrize("enrols", [False, True], ids=["before it enrols", "after it enrolled"])
+    def test_the_other_initialises_and_trains(self, ids: tuple[int, int], enrols: bool) -> None:
+        script = Script(**PATIENT)
+        hung, other = script.join(ids[0]), script.join(ids[1])
+        if enrols:
+            script.obey = False  # no shard has the plan yet: it is told to ask again, and never does
+            assert script.enrol(hung).state == EnrolResponse.STATE_WAIT
+            script.obey = True
+            script.pump()
+        self.polled(script, other, 7.0, hung)
+        while script.now < 7.0 and not script.activate(other).open:
+            script.at(script.now + 0.25, other, hung)
+        assert script.activate(other).open
+        assert 5.0 < script.now < 7.0
+        assert script.registrar.roster.members.keys() == {other[0]}, "the first round waits for nobody else"
+
+    def test_who_waits_itself_does_not_hang(self) -> None:
+        script = Script(**{**PATIENT, "expected_workers": 3})
+        first = script.ready(0)
+        slow = script.join(1)
+        script.at(4.0, first, slow)
+        assert script.enrol(slow).state == EnrolResponse.STATE_READY
+        for _ in range(40):
+            assert not script.activate(first).open, "the third has not come, and the start may wait for it"
+            script.at(script.now + 0.25, first, slow)
+
+    def test_without_a_timeout_the_start_decides(self) -> None:
+        script = Script(**{**PATIENT, "progress_timeout_seconds": 0, "start_timeout_seconds": 20})
+        hung, other = script.join(0), script.join(1)
+        self.polled(script, other, 30.0, hung)
+        assert script.now > 20.0
+
+
 class TestRounds:
     def test_close_when_every_shard_holds_every_member(self) -> None:
         script, first, second = two_active()
