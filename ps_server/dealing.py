@@ -19,8 +19,8 @@ from .epochs import Epoch, LotBooks, Reader, Waits
 from .striding import Strides
 
 MOST_LOTS_AT_ONCE = 64
-FEW_LOTS = 1
-"""That anybody may have at once near the end of an epoch: everybody else waits for what a slow worker holds then."""
+LOTS_AT_ONCE_NEAR_THE_END = 1
+"""Of an epoch, for anybody: everybody else waits for what a slow worker holds then."""
 MOST_DATA_SETS = 4096
 MOST_DATA_SETS_OF_A_WORKER = 64
 """That one worker may be the first to name."""
@@ -277,7 +277,7 @@ class DataDealer:
         if self._in_turns or len(epoch.readers) == 1:
             return wanted
         num_left = epoch.num_left // request.batch_size
-        return min(wanted, max(FEW_LOTS, num_left // (2 * len(epoch.readers))))
+        return min(wanted, max(LOTS_AT_ONCE_NEAR_THE_END, num_left // (2 * len(epoch.readers))))
 
     def _next(self, epoch: Epoch, worker: int, members: Collection[int]) -> Lot | None:
         if not (self._in_turns and worker in members):

@@ -10,7 +10,7 @@ from pushpull.protos.errors import SettingError
 from pushpull.protos.registrar_pb2 import DealRequest, DealResponse, Lot
 from pushpull.ps_server.data_sets import MOST_OPEN_EPOCHS
 from pushpull.ps_server.dealing import (
-    FEW_LOTS,
+    LOTS_AT_ONCE_NEAR_THE_END,
     MOST_DATA_SETS_OF_A_WORKER,
     MOST_EPOCHS,
     MOST_LOTS_AT_ONCE,
@@ -179,7 +179,7 @@ def test_without_turns_nobody_gets_many_lots_of_what_is_left() -> None:
     ask(dealer, 1, set(), size=1000)  # one lot of ten samples is gone
     counts = [len(ask(dealer, 0, set(), size=1000, lots=32).lots) for _ in range(13)]
     assert counts[:4] == [24, 18, 14, 10]
-    assert counts[-2:] == [FEW_LOTS, FEW_LOTS] == [1, 1]
+    assert counts[-2:] == [LOTS_AT_ONCE_NEAR_THE_END] * 2 == [1, 1]
 
 
 def test_in_turns_as_many_lots_are_dealt_as_are_asked_for() -> None:
