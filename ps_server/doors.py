@@ -69,7 +69,8 @@ class Door:
             now = time.monotonic()
             with self._lock:
                 was_cut_off = not self._silent.heard(context)
-                num_untold = None if message is not None else self._seldom.happened(now, method)
+                # of one that was gone before a thread was free for it nobody can say more than that
+                num_untold = self._seldom.happened(now, method) if message is None and peer else None
             if message is None and not was_cut_off:
                 self._metrics.silent_calls.inc()
             if num_untold is not None:
