@@ -1,5 +1,6 @@
-"""What a stranger with the port can do, one function each. Run as `attacks.py NAME SERVER METRICS SECONDS`, only against
-servers of this machine: each opens a bounded number of connections, for a bounded time.
+"""What a stranger with the port can do, one function each, which returns how often it did. Run as `attacks.py NAME SERVER
+METRICS SECONDS LEAST`, only against servers of this machine: each opens a bounded number of connections, for so long and
+until it did it so often, but not for ever.
 """
 
 import os
@@ -30,83 +31,87 @@ from pushpull.protos.transport import dial
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 HEADERS, END_HEADERS = 1, 4
-MOST_OBSERVERS = 8
+MOST_SECONDS = 120.0
 
 
 class Target:
     """Whom to attack, and until when."""
 
-    def __init__(self, server: str, metrics: str, seconds: float) -> None:
+    def __init__(self, server: str, metrics: str, seconds: float, least_num_times: int) -> None:
         self.server, self.metrics = server, metrics
-        self._deadline = time.monotonic() + seconds
+        self._begun, self._seconds, self._least_num_times = time.monotonic(), seconds, least_num_times
 
-    @property
-    def goes_on(self) -> bool:
-        return time.monotonic() < self._deadline
+    def goes_on(self, num_times: int) -> bool:
+        seconds = time.monotonic() - self._begun
+        return seconds < (self._seconds if num_times >= self._least_num_times else MOST_SECONDS)
 
     def connect(self, address: str) -> socket.socket:
         host, _, port = address.rpartition(":")
         return socket.create_connection((host, int(port)), timeout=5.0)
 
 
-def idle_connections(target: Target) -> None:
+def idle_connections(target: Target) -> int:
     """2,000 at once: half of them speak HTTP/2 and call nothing, the others say nothing at all."""
     held = []
-    while target.goes_on:
-        while len(held) < 2_000 and target.goes_on:
+    while target.goes_on(len(held)):
+        while len(held) < 2_000 and target.goes_on(len(held)):
             held.append(target.connect(target.server))
             if len(held) % 2:
                 held[-1].sendall(PREFACE + SETTINGS)
         time.sleep(0.1)
+    return len(held)
 
 
-def silent_streams(target: Target) -> None:
+def silent_streams(target: Target) -> int:
     """1,000 at once, of every kind of call, opened again as they are ended."""
     methods = ("Shard/Exchange", "Registrar/Link", "Registrar/Heartbeat", "Registrar/Join", "Registrar/Status")
     paths = [*(f"/pushpull.v1.{method}" for method in methods), "/grpc.health.v1.Health/Check"]
-    while target.goes_on:
+    num_calls = 0
+    while target.goes_on(num_calls):
         held = []
         for _ in range(20):
             held.append(connection := target.connect(target.server))
-            calls = (_headers(1 + 2 * number, random.choice(paths)) for number in range(50))
+            calls = [_headers(1 + 2 * number, random.choice(paths)) for number in range(50)]
             connection.sendall(PREFACE + SETTINGS + b"".join(calls))
+            num_calls += len(calls)
         until = time.monotonic() + 2.0
-        while target.goes_on and time.monotonic() < until:
+        while target.goes_on(num_calls) and time.monotonic() < until:
             time.sleep(0.1)
         for connection in held:
             connection.close()
+    return num_calls
 
 
-def joins_and_leaves(target: Target) -> None:
-    """5,000 of them, one behind the other."""
+def joins_and_leaves(target: Target) -> int:
+    """One behind the other."""
+    num_joins = 0
     with dial(target.server) as channel:
         registrar = RegistrarStub(channel)
-        num_joins = 0
-        while num_joins < 5_000 and target.goes_on:
-            num_joins += 1
+        while target.goes_on(num_joins):
             with suppress(grpc.RpcError):
                 joined = registrar.Join(_join(), timeout=10)
+                num_joins += 1
                 registrar.Leave(LeaveRequest(worker_id=joined.worker_id, incarnation=joined.incarnation), timeout=10)
-    print(num_joins, "joins")
+    return num_joins
 
 
-def large_reports(target: Target) -> None:
+def large_reports(target: Target) -> int:
     """Heartbeats of 63 MiB, and of as much as is taken, twelve at once."""
     names = {f"name {number}": 1.0 for number in range(4_000)}
     fitting = HeartbeatRequest(report=WorkerReport(metrics=names)).SerializeToString()
-    _at_once(
+    return _at_once(
         12, target, lambda stub: stub("/pushpull.v1.Registrar/Heartbeat", random.choice([bytes(63 << 20), fitting]))
     )
 
 
-def gzip_bombs(target: Target) -> None:
+def gzip_bombs(target: Target) -> int:
     """Zeros, a thousand times smaller on the wire, twelve at once."""
     bomb = bytes(60 << 20)
     options = {"compression": grpc.Compression.Gzip}
-    _at_once(12, target, lambda stub: stub("/pushpull.v1.Registrar/Heartbeat", bomb, **options))
+    return _at_once(12, target, lambda stub: stub("/pushpull.v1.Registrar/Heartbeat", bomb, **options))
 
 
-def plans_with_many_blocks(target: Target) -> None:
+def plans_with_many_blocks(target: Target) -> int:
     """400,000 blocks, which are too many bytes, and as many as are taken."""
     plans = []
     for num_blocks in (400_000, 150_000):
@@ -115,22 +120,25 @@ def plans_with_many_blocks(target: Target) -> None:
         plan.blocks.extend(Block(offsets=[number], sizes=[1], shard=number % 2) for number in range(num_blocks))
         plans.append(plan)
     optimizer = OptimizerSpecification(name="SGD")
+    num_plans = 0
     with dial(target.server) as channel:
         registrar = RegistrarStub(channel)
         joined = registrar.Join(_join(), timeout=10)
-        while target.goes_on:
+        while target.goes_on(num_plans):
             for plan in plans:
                 request = EnrolRequest(
                     worker_id=joined.worker_id, incarnation=joined.incarnation, plan=plan, optimizer=optimizer
                 )
                 with suppress(grpc.RpcError):
                     registrar.Enrol(request, timeout=20)
+                num_plans += 1
             time.sleep(0.2)
         registrar.Leave(LeaveRequest(worker_id=joined.worker_id, incarnation=joined.incarnation), timeout=10)
+    return num_plans
 
 
-def slow_reader(target: Target) -> None:
-    """A worker that has joined with the job's model, asks for it 200,000 times and reads nothing."""
+def slow_reader(target: Target) -> int:
+    """A worker that has joined with the job's model, asks for it again and again and reads nothing."""
     import torch
 
     from pushpull.worker import connect
@@ -146,64 +154,75 @@ def slow_reader(target: Target) -> None:
         def pulls() -> Iterator[bytes]:
             nonlocal num_sent
             yield WorkerMessage(hello=hello).SerializeToString()
-            while target.goes_on and num_sent < 200_000:
+            while target.goes_on(num_sent):
                 num_sent += 1
                 yield WorkerMessage(pull=Pull(request=num_sent)).SerializeToString()
-            while target.goes_on:
-                time.sleep(0.1)
 
-        while target.goes_on:
+        while target.goes_on(num_sent):
             with dial(target.server) as channel:
                 call = channel.stream_stream("/pushpull.v1.Shard/Exchange")(pulls())
-                while target.goes_on and call.is_active():
+                while target.goes_on(num_sent) and call.is_active():
                     time.sleep(0.1)
-        print(num_sent, "pulls")
+    return num_sent
 
 
-def garbage(target: Target) -> None:
+def garbage(target: Target) -> int:
     """Bytes that are no HTTP, no message, and no frame."""
+    num_times = 0
     with dial(target.server) as channel:
         exchange = channel.stream_stream("/pushpull.v1.Shard/Exchange")
-        while target.goes_on:
+        while target.goes_on(num_times):
             with target.connect(target.server) as connection, suppress(OSError):
                 connection.sendall(random.randbytes(random.randrange(1, 5_000)))
             with suppress(grpc.RpcError):
                 list(exchange(iter([random.randbytes(100)]), timeout=5))
+            num_times += 1
             time.sleep(0.002)
+    return num_times
 
 
-def questions(target: Target) -> None:
+def questions(target: Target) -> int:
     """Status again and again, and scrapes that are never read."""
     held = []
     while len(held) < 100:
         held.append(target.connect(target.metrics))
         held[-1].sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-    _at_once(4, target, lambda stub: stub("/pushpull.v1.Registrar/Status", JobStatusRequest().SerializeToString()))
-
-
-ATTACKS: dict[str, Callable[[Target], None]] = {
-    attack.__name__: attack
-    for attack in (
-        *(idle_connections, silent_streams, joins_and_leaves, large_reports, gzip_bombs, plans_with_many_blocks),
-        *(slow_reader, garbage, questions),
+    return _at_once(
+        4, target, lambda stub: stub("/pushpull.v1.Registrar/Status", JobStatusRequest().SerializeToString())
     )
+
+
+ATTACKS: dict[Callable[[Target], int], int] = {
+    idle_connections: 2_000,
+    silent_streams: 1_000,
+    joins_and_leaves: 5_000,
+    large_reports: 50,
+    gzip_bombs: 50,
+    plans_with_many_blocks: 5,
+    slow_reader: 200_000,
+    garbage: 500,
+    questions: 100,
 }
+"""And how often each must have happened, or it was no attack."""
 
 
 def _join() -> JoinRequest:
     return JoinRequest(worker_id=-1, role=Role.ROLE_OBSERVER, host="stranger", nonce=random.getrandbits(63))
 
 
-def _at_once(num_threads: int, target: Target, call: Callable[[Callable[..., object]], object]) -> None:
-    def repeat(_: int) -> None:
+def _at_once(num_threads: int, target: Target, call: Callable[[Callable[..., object]], object]) -> int:
+    def repeat(_: int) -> int:
+        num_calls = 0
         options = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
-        while target.goes_on:
+        while target.goes_on(num_calls * num_threads):
             with grpc.insecure_channel(target.server, options=options) as channel, suppress(grpc.RpcError):
                 call(lambda method, data, **how: channel.unary_unary(method)(data, timeout=10, **how))
+            num_calls += 1
             time.sleep(0.02)
+        return num_calls
 
     with ThreadPoolExecutor(num_threads) as pool:
-        list(pool.map(repeat, range(num_threads)))
+        return sum(pool.map(repeat, range(num_threads)))
 
 
 def _headers(stream: int, path: str) -> bytes:
@@ -219,4 +238,5 @@ def _headers(stream: int, path: str) -> bytes:
 if __name__ == "__main__":
     print("begins", flush=True)
     os.nice(19)  # what is measured is what servers do with it, not who gets the processor
-    ATTACKS[sys.argv[1]](Target(sys.argv[2], sys.argv[3], float(sys.argv[4])))
+    (attack,) = (each for each in ATTACKS if each.__name__ == sys.argv[1])
+    print(attack(Target(sys.argv[2], sys.argv[3], float(sys.argv[4]), int(sys.argv[5]))), flush=True)

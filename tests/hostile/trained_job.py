@@ -87,8 +87,10 @@ class TrainedJob:
         return Seen((after - before) / (ended - begun), slowest[0], memory_bytes)
 
     @contextmanager
-    def attacked(self, name: str, seconds: float) -> Iterator[subprocess.Popen[str]]:
-        command = [sys.executable, str(ATTACKS), name, self.addresses[0], self.metrics[0], str(seconds)]
+    def attacked(self, name: str, seconds: float, least_num_times: int) -> Iterator[subprocess.Popen[str]]:
+        """Shard 0 is, for so long, and until it was so often."""
+        words = [name, self.addresses[0], self.metrics[0], str(seconds), str(least_num_times)]
+        command = [sys.executable, str(ATTACKS), *words]
         attack = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         try:
             assert attack.stdout is not None
