@@ -1,7 +1,6 @@
 """The command line `pushpull`. Commands parse and delegate; what they need is imported when they run."""
 
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -227,7 +226,12 @@ def worker(
         bool, typer.Option("--resume", envvar=RESUME, help="Go on with a job also when its run is over.")
     ] = False,
     linger: Annotated[
-        bool, typer.Option("--linger", help="When the script has ended well, stay until SIGTERM.")
+        bool,
+        typer.Option("--linger", help="When the script has ended well, or the run is over, stay until SIGTERM."),
+    ] = False,
+    over_is_done: Annotated[
+        bool,
+        typer.Option("--over-is-done", help="End with status 0, not 1, if the run is over: for what is started again."),
     ] = False,
     log_format: LogAs = LogFormat.TEXT,
     log_level: LogFrom = LogLevel.INFO,
@@ -236,7 +240,7 @@ def worker(
     """Run a training script as one worker, or as one rank of it under torchrun. It may join a running job at any time."""
     from .environment import become_worker, metrics_of_rank, own_rank, worker_variables, world_size
     from .guard import watch_launcher
-    from .linger import lingering
+    from .linger import ending
     from .logs import Speaker, configure_logs, worker_fields
     from .script import run_script
     from .tracing import start_tracing
@@ -272,16 +276,17 @@ def worker(
             job_name=job_name,
             resume=resume,
             patience_seconds=patience_seconds,
+            over_is_done=over_is_done or linger,
             logs=logs,
         )
-        with lingering() if linger else nullcontext():
+        with ending(linger, over_is_done):
             sys.exit(run_ranks(start))
     give_streams_to_script()
     listen = metrics_of_rank(metrics_listen) if metrics_listen else None
     become_worker(worker_variables(addresses, worker_id, listen, shape.layout, patience_seconds, job_name, resume))
     speaker.follow(worker_fields)
     start_tracing("pushpull-worker")
-    with lingering() if linger else nullcontext():
+    with ending(linger, over_is_done):
         run_script(script, arguments or [])
 
 

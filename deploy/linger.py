@@ -1,4 +1,4 @@
-"""`pushpull worker --linger`: where a process that ends is started again, one whose work is done must stay."""
+"""How a worker ends whose process somebody starts again: nobody must run it for ever when there is nothing left to do."""
 
 import signal
 import sys
@@ -7,7 +7,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..protos.ending_signals import ending_signals
+from ..protos.errors import RunOverError
+from .log_settings import LogLevel
 from .logs import say
+
+
+@contextmanager
+def ending(linger: bool, over_is_done: bool) -> Iterator[None]:
+    """Around a worker's script. `linger` takes a run that is over for done, too: who starts processes again whatever their
+    status (Kubernetes, of a Deployment) would start this one for ever.
+    """
+    if linger:
+        with lingering(), done_if_over():
+            yield
+    elif over_is_done:
+        with done_if_over():
+            yield
+    else:
+        yield
+
+
+@contextmanager
+def done_if_over() -> Iterator[None]:
+    """A block that was refused because the run is over ends well, and says so."""
+    try:
+        yield
+    except RunOverError as error:
+        say(f"nothing left to do: {error}", LogLevel.WARNING)
 
 
 @contextmanager
@@ -20,5 +46,5 @@ def lingering() -> Iterator[None]:
             raise
     for number in (signal.SIGINT, *ending_signals()):
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
-    say("the script has ended; this worker stays until SIGTERM (--linger).")
+    say("the script has ended, or had nothing to do; this worker stays until SIGTERM (--linger).")
     threading.Event().wait()

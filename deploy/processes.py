@@ -21,6 +21,14 @@ Relay = Callable[[str, str], None]
 """Takes the name of a child and one line of what it wrote, without its end; called from threads."""
 
 _LINE_BYTES = 1 << 16
+_WHY_KILLED: dict[int, str] = {
+    signal.SIGKILL: " (perhaps the machine ran out of memory)",
+    signal.SIGABRT: " (a library gave up; often it could not get memory: see `ulimit -v`, and the lines before)",
+    signal.SIGSEGV: " (a library failed; perhaps it could not get memory)",
+    signal.SIGBUS: " (perhaps /dev/shm or a disk is full)",
+    signal.SIGXCPU: " (it has used its time of the processor: see `ulimit -t`)",
+}
+"""By the number, what people should look at first."""
 _POLL_SECONDS = 0.02
 
 
@@ -49,8 +57,7 @@ class Child:
             return "is still running"
         if status < 0:
             name = signal.Signals(-status).name if -status in list(signal.Signals) else f"signal {-status}"
-            hint = " (perhaps the machine ran out of memory)" if -status == signal.SIGKILL else ""
-            return f"was killed by {name}{hint}"
+            return f"was killed by {name}{_WHY_KILLED.get(-status, '')}"
         return f"ended with status {status}"
 
     def terminate(self) -> None:

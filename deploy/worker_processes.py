@@ -32,6 +32,8 @@ class WorkerStart:
     job_name: str = ""
     resume: bool = False
     """Whether to go on with a job whose run is over."""
+    over_is_done: bool = False
+    """Whether to end well if the run is over and nothing says to go on with it."""
     patience_seconds: float | None = None
     """How long it tries to reach the servers; None is the usual."""
     logs: LogSettings = DEFAULT_LOGS
@@ -117,6 +119,7 @@ def start_worker(family: Family, start: WorkerStart) -> WorkerProcesses:
     command += [] if start.shape.layout is None else ["--layout", start.shape.layout]
     command += ["--job-name", start.job_name] if start.job_name else []
     command += ["--resume"] if start.resume else []
+    command += ["--over-is-done"] if start.over_is_done else []
     command += [] if start.patience_seconds is None else ["--patience-seconds", str(start.patience_seconds)]
     command += start.logs.options()
     command += ["--metrics-listen", start.metrics_listen or "", "--guard-fd", str(family.guard_fd), *start.script]

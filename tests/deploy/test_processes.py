@@ -89,7 +89,9 @@ def test_output_of_both_streams_is_relayed_line_by_line_with_the_childs_name(
     [
         ("pass", "ended with status 0"),
         ("raise SystemExit(3)", "ended with status 3"),
-        ("import os; os.kill(os.getpid(), 9)", "was killed by SIGKILL"),
+        ("import os; os.kill(os.getpid(), 9)", "was killed by SIGKILL (perhaps the machine ran out of memory)"),
+        ("import os; os.abort()", "was killed by SIGABRT (a library gave up; often it could not get memory"),
+        ("import os; os.kill(os.getpid(), 7)", "was killed by SIGBUS (perhaps /dev/shm"),
         ("import os; os.kill(os.getpid(), 15)", "was killed by SIGTERM"),
     ],
 )

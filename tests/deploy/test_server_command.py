@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from launches import DEADLINE_SECONDS, pushpull, wait_until
 
+from pushpull.deploy.linger import ending
 from pushpull.deploy.server_place import ServerPlace
-from pushpull.protos.errors import SettingError
+from pushpull.protos.errors import PlanMismatchError, PushpullError, RunOverError, SettingError
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -172,3 +173,37 @@ class TestLinger:
         script = tmp_path / "script.py"
         script.write_text("import sys\nsys.exit(3)\n", encoding="utf-8")
         assert start("worker", "--servers", "a:1", "--linger", str(script)).wait(DEADLINE_SECONDS) == 3
+
+
+class TestARunThatIsOver:
+    """Who is started again when there is nothing left to do must not be started for ever."""
+
+    @pytest.fixture
+    def script(self, tmp_path: Path) -> str:
+        path = tmp_path / "script.py"
+        refused = "from pushpull.protos.errors import RunOverError\nraise RunOverError('the run of this job is over')\n"
+        path.write_text(refused, encoding="utf-8")
+        return str(path)
+
+    @pytest.mark.parametrize(
+        ("refusal", "over_is_done", "fails"),
+        [(RunOverError, False, True), (RunOverError, True, False), (PlanMismatchError, True, True)],
+    )
+    def test_is_a_failure_unless_the_command_says_that_it_is_none(
+        self, refusal: type[PushpullError], over_is_done: bool, fails: bool
+    ) -> None:
+        with pytest.raises(refusal) if fails else contextlib.nullcontext(), ending(False, over_is_done):
+            raise refusal("no place here")
+
+    def test_is_no_failure_of_any_rank_then(self, start: Start, script: str) -> None:
+        worker = start("worker", "--servers", "a:1", "--ranks", "2", "--over-is-done", script)
+        said, _ = worker.communicate(timeout=DEADLINE_SECONDS)
+        assert (worker.returncode, said.count("nothing left to do: the run of this job is over")) == (0, 2)
+
+    def test_lets_a_worker_linger_where_whatever_ends_is_started_again(self, start: Start, script: str) -> None:
+        worker = start("worker", "--servers", "a:1", "--linger", script)
+        assert worker.stdout is not None
+        assert "nothing left to do: the run of this job is over" in worker.stdout.readline()
+        assert "stays until SIGTERM" in worker.stdout.readline()
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(DEADLINE_SECONDS) == 143
