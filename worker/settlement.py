@@ -14,6 +14,14 @@ AskShard = Callable[[int, RecordedRequest], RecordedResponse]
 """What a shard has on record of a step; waits while that is not decided yet."""
 
 
+def what_became(known: Sequence[Outcome], never: Sequence[int]) -> str:
+    """In words: the answers of the shards that have one on record, and the shards that never took the step."""
+    if not known:
+        return "no shard took it"
+    kinds = sorted({Outcome.Kind.Name(outcome.kind).removeprefix("KIND_").lower() for outcome in known})
+    return ", ".join(kinds) + (f", but never on shards {list(never)}" if never else "")
+
+
 class Settlement:
     """The step whose commits are out. Used by the training thread.
 
@@ -59,10 +67,8 @@ class Settlement:
         self._applied = frozenset(
             shard for shard, outcome in enumerate(self._outcomes) if outcome and outcome.kind == Outcome.KIND_APPLIED
         )
-        what = [Outcome.Kind.Name(outcome.kind).removeprefix("KIND_").lower() for outcome in self._known]
         logger.warning(
-            "step %d was cut off before its outcome came: %s",
-            *(self._request.step, ", ".join(sorted(set(what))) + (f", but never on shards {never}" if never else "")),
+            "step %d was cut off before its outcome came: %s", self._request.step, what_became(self._known, never)
         )
         return [] if never else self._known
 

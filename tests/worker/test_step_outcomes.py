@@ -9,10 +9,13 @@ from pushpull.protos.common_pb2 import Mode
 from pushpull.protos.errors import NonFiniteError
 from pushpull.protos.shard_pb2 import Outcome, Verdict
 from pushpull.worker import Worker, connect
+from pushpull.worker.settlement import what_became
 from pushpull.worker.step_messages import StagedFrames, StepRequest, commit_of
 
 from .fake_servers import FakeServers
 from .small_model import backward, small_model, spoil, values_of
+
+APPLIED, LATE = Outcome(kind=Outcome.KIND_APPLIED), Outcome(kind=Outcome.KIND_LATE)
 
 
 class TestOutcomes:
@@ -30,6 +33,21 @@ class TestOutcomes:
         backward(model)
         optimizer.step()
         assert servers.shards[0].applied == 1
+
+    @pytest.mark.parametrize(
+        ("known", "never", "words"),
+        [
+            ([APPLIED, APPLIED], [], "applied"),
+            ([APPLIED, LATE], [], "applied, late"),
+            ([APPLIED], [1], "applied, but never on shards [1]"),
+            ([], [0], "no shard took it"),
+            ([], [0, 1], "no shard took it"),
+        ],
+    )
+    def test_of_a_step_that_was_cut_off_is_said_what_each_shard_did(
+        self, known: list[Outcome], never: list[int], words: str
+    ) -> None:
+        assert what_became(known, never) == words
 
     @pytest.mark.parametrize(
         ("kind", "grows"), [(Outcome.KIND_APPLIED, True), (Outcome.KIND_LATE, False), (Outcome.KIND_SKIPPED, False)]
