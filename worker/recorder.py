@@ -42,7 +42,7 @@ class StepKind(Enum):
 
 _IN_WORDS = {
     StepKind.LATE: "too late: its round was closed without it",
-    StepKind.EXPIRED: "void: the lease of this worker had run out",
+    StepKind.EXPIRED: "void: the lease of this worker had run out, or others had waited for it too long",
     StepKind.TOO_OLD: "void: the values that it was computed from were no longer the newest",
 }
 
