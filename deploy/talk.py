@@ -96,9 +96,8 @@ class Talk(io.FileIO):
             return len(chunk)
         with self._changed:
             self.backlog.add(chunk)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="standard-error", daemon=True)
-                self._thread.start()
+            if not self._has_thread():
+                self._write_what_is_taken()
             self._changed.notify_all()
         return len(chunk)
 
@@ -106,6 +105,8 @@ class Talk(io.FileIO):
         """Waits until everything is written, or for so long; returns whether it is."""
         deadline = time.monotonic() + timeout_seconds
         with self._changed:
+            if self._thread is None:
+                self._write_what_is_taken()
             return self._changed.wait_for(
                 lambda: not self.backlog and not self._writing, max(0.0, deadline - time.monotonic())
             )
@@ -113,6 +114,24 @@ class Talk(io.FileIO):
     def end(self, timeout_seconds: float) -> None:
         """The process ends, and with it the thread: what is still said is written at once, where it can be."""
         self._at_once = self.drain(timeout_seconds)
+
+    def _has_thread(self) -> bool:
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="standard-error", daemon=True)
+            try:
+                thread.start()
+            except (
+                RuntimeError,
+                MemoryError,
+            ):  # no more threads or memory for this process (`ulimit`): it must still say so
+                return False
+            self._thread = thread
+        return True
+
+    def _write_what_is_taken(self) -> None:
+        # in the place of the thread that could not be started; nor does this wait for who reads
+        while self.backlog and select.select((), (self._descriptor,), (), 0)[1]:
+            self._write_all(self.backlog.take())
 
     def _run(self) -> None:
         while True:

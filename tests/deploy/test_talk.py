@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -63,6 +64,48 @@ def read_all(descriptor: int, until: bytes) -> bytes:
     while until not in said:
         said += os.read(descriptor, 1 << 16)
     return said
+
+
+class TestAProcessThatMayStartNoThread:
+    """As under `ulimit -v` or `-u`: what it says of its end is what people need."""
+
+    @pytest.fixture
+    def no_threads(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+        def start(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            yield patch
+
+    @pytest.mark.usefixtures("no_threads")
+    def test_its_lines_are_written_all_the_same(self, pipe: tuple[int, int]) -> None:
+        reading, writing = pipe
+        talk = Talk(writing)
+        talk.write(b"one\n")
+        talk.write(b"two\n")
+        assert talk.drain(0)
+        assert os.read(reading, 100) == b"one\ntwo\n"
+
+    @pytest.mark.usefixtures("no_threads")
+    def test_it_does_not_wait_for_who_reads_either(self, pipe: tuple[int, int]) -> None:
+        reading, writing = pipe
+        talk = Talk(writing)
+        for _ in range(100):
+            talk.write(b"x" * 1023 + b"\n")  # more than a pipe holds
+        assert not talk.drain(0)
+        os.read(reading, 1 << 16)
+        assert talk.drain(0)
+
+    def test_a_thread_writes_as_soon_as_one_can_be_started(
+        self, pipe: tuple[int, int], no_threads: pytest.MonkeyPatch
+    ) -> None:
+        reading, writing = pipe
+        talk = Talk(writing)
+        talk.write(b"one\n")
+        no_threads.undo()
+        talk.write(b"two\n")
+        assert read_all(reading, b"two\n") == b"one\ntwo\n"
 
 
 def test_who_writes_never_waits_and_who_reads_late_learns_what_is_missing(pipe: tuple[int, int]) -> None:
