@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from types import FrameType
 
@@ -12,6 +11,7 @@ from ..protos.deadlines import INSISTS_AFTER_SECONDS, SERVER_END_SECONDS
 from ..protos.ending_signals import ending_signals
 from ..ps_server.config import ServerConfig
 from ..ps_server.server import Server
+from ..ps_server.standby import Standby
 from .logs import Speaker, writes_json
 from .output import LAST_WORDS_SECONDS, output_is_closed
 from .talk import LINES_DROPPED, STANDARD_ERROR, drain_standard_error, let_nobody_wait_for, talk_of
@@ -31,7 +31,7 @@ def serve(config: ServerConfig, announce_fd: int | None, speaker: Speaker) -> No
         server.watch([LINES_DROPPED], lambda: [(LINES_DROPPED, (), talk.num_dropped)])
     speaker.follow(lambda: {"job": server.job_id} if server.job_id else {})
     server.start()
-    drainer = threading.Thread(target=server.drain, name="drain", daemon=True)
+    drainer, last = Standby("drain"), Standby("hard stop")
     told_at: float | None = None
 
     def drain(signal_number: int, frame: FrameType | None) -> None:
@@ -39,7 +39,7 @@ def serve(config: ServerConfig, announce_fd: int | None, speaker: Speaker) -> No
         nonlocal told_at
         if told_at is None:
             told_at = time.monotonic()
-            drainer.start()
+            drainer.run(server.drain)
         elif time.monotonic() > told_at + INSISTS_AFTER_SECONDS:
             os._exit(128 + signal_number)
 
@@ -52,19 +52,19 @@ def serve(config: ServerConfig, announce_fd: int | None, speaker: Speaker) -> No
         server.stop()  # nobody would know where it is
         raise
     server.wait_for_end()
-    threading.Thread(target=_end_at_last, args=(config.shard,), name="hard stop", daemon=True).start()
+    last.run(lambda: _end_at_last(config.shard, server))
     server.wait()
     # All is done. A signal that came while the interpreter ends would find no handler, and turn this end into a failure.
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _end_at_last(shard: int) -> None:
+def _end_at_last(shard: int, server: Server) -> None:
     """Whatever still goes on then - a step that is being applied, say - will not be told to anybody."""
     time.sleep(SERVER_END_SECONDS)
     print(f"pushpull: shard {shard} did not end in order within {SERVER_END_SECONDS:g} s", file=sys.stderr, flush=True)
     drain_standard_error(LAST_WORDS_SECONDS)
-    os._exit(0)
+    os._exit(1 if server.has_failed else 0)
 
 
 def _announce(shard: int, server: Server, fd: int | None) -> None:

@@ -43,6 +43,7 @@ from .publication import check_pull_codec
 from .registrar_service import RegistrarService
 from .shard import Shard
 from .shard_service import ShardService, add_shard_service
+from .standby import Standby
 from .step_observer import NoObserver, StepObserver
 
 log = structlog.get_logger(__name__)
@@ -86,6 +87,8 @@ class Server:
         self._stopping = threading.Lock()
         self._ending = threading.Event()
         self._stopped = threading.Event()
+        self._breaking_off: Standby | None = None
+        self._telling: Standby | None = None
         self._metrics_endpoint: MetricsEndpoint | None = None
         self.address = ""
         """host:port that workers dial; empty before `start`."""
@@ -99,6 +102,7 @@ class Server:
             PortInUseError: the address to listen on is taken.
         """
         config = self._config
+        self._breaking_off, self._telling = Standby("stop"), Standby("tell")
         self.address = config.advertise or self._bind(config.listen)
         if config.advertise is not None:
             self._bind(config.listen)
@@ -139,6 +143,11 @@ class Server:
         self._stopped.wait()
         if self._failure is not None:
             raise self._failure
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether `wait` raises, or will."""
+        return self._failure is not None
 
     def drain(self) -> None:
         """Ends the job on all of its servers, in order, and then stops.
@@ -182,6 +191,15 @@ class Server:
             return
         self._health.drain()
         self._ending.set()
+        try:
+            self._stop_parts(grace_seconds)
+        finally:
+            for standby in (self._breaking_off, self._telling):
+                if standby is not None:
+                    standby.dismiss()
+            self._stopped.set()
+
+    def _stop_parts(self, grace_seconds: float) -> None:
         stopping = self._grpc.stop(grace_seconds)
         self._engine.stop()
         if self._registrar is not None:
@@ -192,23 +210,27 @@ class Server:
         self._doors.close()
         if self._metrics_endpoint is not None:
             self._metrics_endpoint.close()
-        self._stopped.set()
 
     def _fail(self, error: Exception) -> None:
         # What we refuse ourselves says it all; anything else is a defect, and its place matters.
         known = isinstance(error, PushpullError)
         log.error("shard cannot go on", shard=self._config.shard, reason=str(error), exc_info=None if known else error)
         self._failure = error
-        threading.Thread(target=self._break_off, args=(error,), name="stop", daemon=True).start()
+        assert self._breaking_off is not None, "nothing fails before the start"
+        self._breaking_off.run(partial(self._break_off, error))
 
     def _break_off(self, error: Exception) -> None:
+        assert self._telling is not None
         loss = error if isinstance(error, ServerLostError) else ServerLostError(_why_it_fails(error))
-        # by a thread: what has failed may hold a lock for ever
-        telling = threading.Thread(target=self._engine.break_off, args=(loss,), name="tell", daemon=True)
-        telling.start()
-        telling.join(TELL_SECONDS)
-        self._engine.end.over.wait(TELL_SECONDS)  # the registrar has heard it, and says so to everybody
-        self._close_down()
+        try:
+            # by a thread: what has failed may hold a lock for ever
+            self._telling.run(partial(self._engine.break_off, loss))
+            self._telling.wait(TELL_SECONDS)
+            self._engine.end.over.wait(TELL_SECONDS)  # the registrar has heard it, and says so to everybody
+            self._close_down()
+        except Exception as failure:
+            log.error("shard cannot end in order", shard=self._config.shard, reason=str(failure), exc_info=failure)
+            self.stop(0.0)
 
     def _bind(self, listen: str) -> str:
         host, _, _ = listen.rpartition(":")

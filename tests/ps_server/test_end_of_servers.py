@@ -100,6 +100,22 @@ def test_a_server_that_fails_by_itself_says_why(number: int) -> None:
         worker.close()
 
 
+def test_a_server_that_gets_no_more_threads_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with cluster(1) as (server,):
+        worker = started([server])
+        with monkeypatch.context() as patched:
+            patched.setattr(Thread, "start", refuse)
+            server._fail(MemoryError("no more memory"))
+            assert server._stopped.wait(SOON_SECONDS)
+        assert server.has_failed
+        with pytest.raises(MemoryError):
+            server.wait()
+        worker.close()
+
+
 def test_a_link_that_breaks_ends_nothing() -> None:
     with cluster(2) as servers:
         worker = started(servers)
