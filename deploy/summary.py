@@ -53,7 +53,9 @@ def summary_object(end: RunEnd) -> dict[str, Any]:
     """The object that `--json` prints; every key is there however the run ended."""
     status = end.status or JobStatus()
     figures = figures_of(status)
-    seconds = figures.training_seconds or end.wall_seconds
+    # Of workers that are not shown any more nobody knows how long they trained.
+    seconds = 0.0 if status.num_forgotten else figures.training_seconds
+    seconds = seconds or end.wall_seconds
     return {
         "success": end.error is None,
         "error": end.error,

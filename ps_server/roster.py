@@ -73,6 +73,7 @@ class Roster:
         elif self._ids.was_taken(worker_id):
             # How many lives it had is forgotten: no id had as many as there were joins.
             worker.life = self._num_joins
+        worker.reports[:] = self._ended.reclaim(worker_id, request.replaces, worker.num_ranks) or worker.reports
         self._ids.take(worker_id)
         self._live[worker_id] = worker
         self._leases.grant(worker.incarnation, worker.num_ranks, now)

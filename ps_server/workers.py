@@ -80,9 +80,13 @@ class Worker:
         return merged_report(self.reports)
 
     def take_report(self, now: float, rank: int, report: WorkerReport) -> None:
-        """Of one rank; raises BadRequestError for one that the worker does not have. Nobody writes in the report afterwards."""
+        """Of one rank; raises BadRequestError for one that the worker does not have. Nobody writes in the report afterwards.
+
+        Figures never fall: a report that was delayed on its way, or that says nothing, does not take the place of a newer one.
+        """
         self.check_rank(rank)
-        self.reports[rank] = report
+        if report.num_steps >= self.reports[rank].num_steps:
+            self.reports[rank] = report
         if rank == 0:
             self.reported_at = now
 

@@ -154,6 +154,12 @@ def test_speed_is_taken_over_the_time_in_the_training_loop() -> None:
     assert summary["samples_per_second"] == pytest.approx(200 / 4.0)
 
 
+def test_speed_is_taken_over_the_whole_run_where_not_every_worker_is_shown() -> None:
+    status = JobStatus(workers=[a_worker(0)], num_forgotten=1, forgotten=WorkerReport(num_samples=900))
+    summary = summary_object(a_run(status))
+    assert (summary["samples_per_second"], summary["forgotten_workers"]) == (pytest.approx(1000 / 5.0), 1)
+
+
 @pytest.mark.parametrize(
     ("job", "expected"),
     [
