@@ -126,6 +126,7 @@ class LotSource:
         self._dealt.clear()
         leave_epoch(
             self._deal,
+            self._ledger,
             self._data_set,
             self._epoch,
             held=self._ledger.held,
@@ -153,12 +154,7 @@ class LotSource:
         else:
             self._pace.interrupted()
         self._ledger.doubtful = False
-        if answer.recalled:
-            logger.warning(
-                "this worker was suspended because others waited for it; data dealt to it before are others' now, and what it "
-                "computed from them does not count"
-            )
-            self._ledger.forget_dealt()
+        _take_recall(answer, self._ledger)
         self.state, self.take_part = answer.state, answer.take_part
         self._dealt.extend((self._ledger.generation, lot) for lot in answer.lots)
 
@@ -183,9 +179,21 @@ class LotSource:
         return self._divisions[epoch]
 
 
-def leave_epoch(deal: Callable[[DealRequest], DealResponse], data_set: str, epoch: int, **more: Any) -> None:
+def leave_epoch(
+    deal: Callable[[DealRequest], DealResponse], ledger: DataLedger, data_set: str, epoch: int, **more: Any
+) -> None:
     """Tells the registrar that this worker is not in a loop over this epoch any more."""
-    deal(DealRequest(data_set=data_set, epoch=epoch, leave_epoch=True, **more))
+    _take_recall(deal(DealRequest(data_set=data_set, epoch=epoch, leave_epoch=True, **more)), ledger)
+
+
+def _take_recall(answer: DealResponse, ledger: DataLedger) -> None:
+    """The registrar says once that it has taken everything back, whatever it was asked."""
+    if answer.recalled:
+        logger.warning(
+            "this worker was suspended because others waited for it; data dealt to it before are others' now, and what it "
+            "computed from them does not count"
+        )
+        ledger.forget_dealt()
 
 
 def part_of(num_samples: int, part: Part) -> tuple[int, int]:

@@ -187,7 +187,7 @@ class SharedData:
         if left.given <= set(ledger.held) and record.next_epoch == left.epoch + 1:
             record.next_epoch = left.epoch
         ledger.take_back(record.name)
-        leave_epoch(calls.deal, record.name, left.epoch)
+        leave_epoch(calls.deal, ledger, record.name, left.epoch)
         record.left = None
 
     def _dealt(self, epoch: int) -> Iterator[Any]:

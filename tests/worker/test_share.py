@@ -378,6 +378,29 @@ class TestSuspension:
         assert not job.ledger.take().void
         batches.end()
 
+    @pytest.mark.parametrize("another_loop", [False, True])
+    def test_a_worker_that_leaves_its_loop_learns_that_what_it_has_in_hand_went_back(
+        self, job: Job, another_loop: bool
+    ) -> None:
+        other = iter(job.share(Numbers(30)))
+        if another_loop:
+            next(other)
+        for _ in job.share():
+            job.dealer.recall(0)
+            break
+        assert job.ledger.take().void
+        assert job.ledger.held == []
+
+    def test_and_so_does_one_that_comes_back_to_data_that_it_only_looked_at(self, job: Job) -> None:
+        looked_at, trained = job.share(), job.share(Numbers(30))
+        for _ in trained:
+            for _ in looked_at:
+                break
+            job.dealer.recall(0)
+            next(iter(looked_at))
+            break
+        assert job.ledger.take().void
+
     def test_a_worker_learns_that_it_was_suspended_and_reads_on(self, job: Job) -> None:
         seen: list[int] = []
         for number, batch in enumerate(job.share()):
