@@ -1,6 +1,7 @@
 """One data set of a job: its epochs, and which of them are over for whom. Pure; owned by the dealer."""
 
 from collections.abc import Collection
+from collections.abc import Set as AbstractSet
 
 from .epochs import Epoch, LotBooks, Reader, Waits
 
@@ -68,7 +69,7 @@ class DataSet:
     def enter(self, number: int, worker: int, reader: Reader) -> Epoch:
         """The worker is a reader of this epoch, and of no other. Earlier ones that everybody has left are over."""
         for other in [other for other in self.epochs.values() if other.number != number]:
-            self.leave(other.number, worker, held=())
+            self.leave(other.number, worker, held=frozenset())
             if other.number < number and other.used and not other.readers and other.number in self.epochs:
                 self.close(other)
         epoch = self.epochs.get(number)
@@ -79,7 +80,7 @@ class DataSet:
         self.newest_of[worker] = max(number, self.newest_of.get(worker, -1))
         return epoch
 
-    def leave(self, number: int, worker: int, held: Collection[int]) -> None:
+    def leave(self, number: int, worker: int, held: AbstractSet[int]) -> None:
         """A reader leaves before the end; what it has goes back, but what user code still holds. It may come again."""
         epoch = self.epochs.get(number)
         if epoch is None:
@@ -89,11 +90,11 @@ class DataSet:
         if epoch.untouched:
             del self.epochs[number]
 
-    def release(self, worker: int, held: Collection[int]) -> list[int]:
+    def release(self, worker: int, held: AbstractSet[int]) -> list[int]:
         """A worker's lots go back, but those that user code holds; ids of those that went back."""
         return [number for epoch in self.epochs.values() for number in self._release(epoch, worker, held)]
 
-    def _release(self, epoch: Epoch, worker: int, held: Collection[int]) -> list[int]:
+    def _release(self, epoch: Epoch, worker: int, held: AbstractSet[int]) -> list[int]:
         epoch.keep(worker, held)
         back = [number for number in epoch.of(worker) if number not in held]
         for number in back:
@@ -120,7 +121,7 @@ class DataSet:
         """A worker is gone, or suspended: everything it has goes back; blamed: its lots may have been its end."""
         for epoch in list(self.epochs.values()):
             for number in epoch.of(worker):
-                fetched = all(lot.id != number for r in epoch.readers.values() for lot in r.dealt)
+                fetched = epoch.fetched(number)
                 span = epoch.take_back(number)
                 span.deaths += blamed and fetched
 

@@ -140,13 +140,21 @@ class DataDealer:
 
     def pause(self, worker: int, held: Collection[int]) -> None:
         """A worker stops counting: what it has goes back, but the lots that user code holds. Nobody waits for those."""
+        kept = frozenset(held)
         for data in self._sets.values():
-            data.release(worker, held)
+            data.release(worker, kept)
 
     def recall(self, worker: int, held: Collection[int] = ()) -> None:
         """A worker is suspended: what it has goes back but what a step under way holds. It learns so with its next answer."""
-        for data in self._sets.values():
-            self._recalled.setdefault(worker, set()).update(data.release(worker, held))
+        kept = frozenset(held)
+        back = {lot for data in self._sets.values() for lot in data.release(worker, kept)}
+        if not back:
+            return
+        self._recalled.setdefault(worker, set()).update(back)
+        number, answer = self._answered.get(worker, (0, DealResponse()))
+        if any(lot.id in back for lot in answer.lots):
+            # Should it ask for this answer again, its lots are others' now.
+            self._answered[worker] = number, DealResponse(state=DealResponse.STATE_WAIT)
 
     def not_sharing(self, worker: int) -> None:
         """A member ended a step without coming to an epoch in which others wait for it: they need not."""
@@ -177,7 +185,7 @@ class DataDealer:
         if lots:
             return DealResponse(state=DealResponse.STATE_LOTS, lots=lots)
         if not request.ahead:
-            epoch.keep(request.worker_id, request.held)
+            epoch.keep(request.worker_id, frozenset(request.held))
         return DealResponse(state=_end_of(data, epoch, request.worker_id))
 
     def _data_set(self, request: DealRequest) -> DataSet:
@@ -266,7 +274,7 @@ class DataDealer:
             lots.append(lot)
         if lots or request.ahead:
             return lots
-        if not request.number and epoch.take_back_strays(worker, request.held):
+        if not request.number and epoch.take_back_strays(worker, frozenset(request.held)):
             return self._lots(epoch, request, members)
         suspect = epoch.cut_suspect(worker)
         return [] if suspect is None else [suspect]
@@ -285,7 +293,7 @@ class DataDealer:
         reader = epoch.readers[worker]
         if not reader.dealt:
             epoch.take_turn(sorted(set(members) & epoch.readers.keys()))
-        return reader.dealt.popleft() if reader.dealt else None
+        return reader.fetch()
 
     def _leave(self, request: DealRequest) -> None:
         data = self._sets.get(request.data_set)
@@ -294,7 +302,7 @@ class DataDealer:
         for lot in self.own(request.worker_id, request.unreadable):
             self._open[lot].take_back(lot).read_failures += 1
         self._give_up_hopeless(data)
-        data.leave(request.epoch, request.worker_id, request.held)
+        data.leave(request.epoch, request.worker_id, frozenset(request.held))
 
     def _give_up_hopeless(self, data: DataSet) -> None:
         for epoch in data.epochs.values():

@@ -1,7 +1,8 @@
 """One pass over one data set: which positions are dealt, to whom, and which came back. Pure; owned by the dealer."""
 
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -29,8 +30,13 @@ class Reader:
 
     batch_size: int
     drop_last: bool
-    dealt: deque[Lot] = field(default_factory=deque)
-    """Its own already, and not fetched yet."""
+    dealt: dict[int, Lot] = field(default_factory=dict)
+    """Its own already, and not fetched yet, by id in the order in which they were dealt."""
+
+    def fetch(self) -> Lot | None:
+        """The next of those."""
+        return self.dealt.pop(next(iter(self.dealt))) if self.dealt else None
+
     waits: Waits = Waits.NOT
 
 
@@ -120,7 +126,7 @@ class Epoch:
         for member in members:
             reader = self.readers[member]
             if (lot := self.cut(member)) is not None:
-                reader.dealt.append(lot)
+                reader.dealt[lot.id] = lot
 
     def cut(self, worker: int) -> Lot | None:
         """The next lot for a reader, of what came back without suspicion or of what nobody had yet."""
@@ -143,24 +149,29 @@ class Epoch:
 
     def take_back(self, number: int) -> Span:
         """An open lot goes back to the pool."""
+        reader = self.readers.get(self.open[number].worker)
+        if reader is not None:
+            reader.dealt.pop(number, None)
         span = self._close(number)
         self.pool.append(span)
-        for reader in self.readers.values():
-            reader.dealt = deque(lot for lot in reader.dealt if lot.id != number)
         return span
 
-    def take_back_strays(self, worker: int, held: Collection[int]) -> bool:
+    def fetched(self, number: int) -> bool:
+        """Whether the worker that an open lot was dealt to has got it."""
+        reader = self.readers.get(self.open[number].worker)
+        return reader is None or number not in reader.dealt
+
+    def take_back_strays(self, worker: int, held: AbstractSet[int]) -> bool:
         """What a worker has fetched and does not hold goes back; whether there was any."""
-        waiting = {lot.id for lot in self.readers[worker].dealt}
-        strays = [number for number in self.of(worker) if number not in waiting and number not in held]
+        strays = [number for number in self.of(worker) if self.fetched(number) and number not in held]
         for number in strays:
             self.take_back(number)
         return bool(strays)
 
-    def keep(self, worker: int, held: Collection[int]) -> None:
+    def keep(self, worker: int, held: AbstractSet[int]) -> None:
         """What user code of a worker holds stays its own, and nobody waits for it any more."""
-        for number in held:
-            if number in self.open and self.open[number].worker == worker:
+        for number in held & self.open.keys():
+            if self.open[number].worker == worker:
                 self.open[number].kept = True
 
     def end(self) -> None:

@@ -1,6 +1,11 @@
 """Dealing data: no sample lost, none used twice."""
 
 import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,6 +23,7 @@ from pushpull.ps_server.dealing import (
     GivenUp,
 )
 from pushpull.ps_server.epochs import MOST_DEATHS, MOST_READ_FAILURES
+from pushpull.ps_server.striding import MOST_STREAMS_OF_A_WORKER
 
 
 def ask(
@@ -277,6 +283,23 @@ class TestARequestComesAgain:
         assert ask(dealer, 0, MEMBERS, number=1, lots=4) == first
         assert len(dealer._open) == 4
 
+    @pytest.mark.parametrize("lots", [1, 4])
+    def test_but_not_with_lots_that_went_to_others_meanwhile(self, lots: int) -> None:
+        dealer = DataDealer(in_turns=False)
+        lost = ask(dealer, 1, MEMBERS, number=1, lots=lots)
+        dealer.recall(1)
+        assert sorted(use_all(dealer, 0, MEMBERS)) == list(range(100))
+        again = ask(dealer, 1, MEMBERS, number=1, lots=lots)
+        assert lost.lots
+        assert not again.lots
+        assert ask(dealer, 1, MEMBERS, number=2).recalled
+
+    def test_with_the_lots_that_a_suspension_left_to_it(self) -> None:
+        dealer = DataDealer(in_turns=False)
+        first = ask(dealer, 1, MEMBERS, number=1)
+        dealer.recall(1, [lot.id for lot in first.lots])
+        assert ask(dealer, 1, MEMBERS, number=1) == first
+
     def test_one_that_was_delayed_changes_nothing(self) -> None:
         dealer = DataDealer(in_turns=False)
         ask(dealer, 0, MEMBERS, number=1)
@@ -484,6 +507,61 @@ class TestNumbersThatNoHonestWorkerSends:
         assert dealer.own(0, [lot.id, 12345]) == [lot.id]
 
 
+class TestManyLotsOfOneWorker:
+    """What happens under the registrar's lock costs something for each lot, not for each pair of them."""
+
+    NUM_LOTS = 1000
+
+    @pytest.mark.parametrize("in_turns", [True, False])
+    @pytest.mark.parametrize("what", ["lose", "pause", "recall", "leave"])
+    def test_they_go_back_in_time_that_grows_with_their_number(self, what: str, in_turns: bool) -> None:
+        lines = [self._lines(what, in_turns, number) for number in (self.NUM_LOTS, 2 * self.NUM_LOTS)]
+        assert lines[1] < 3 * lines[0]
+
+    @staticmethod
+    def _lines(what: str, in_turns: bool, num_lots: int) -> int:
+        """Of Python that giving so many lots back takes: worker 1 has them, dealt and not fetched where they go in turns."""
+        dealer = DataDealer(in_turns)
+        size = 2 * num_lots + 2
+        asking = {"size": size, "batch": 1, "lots": MOST_LOTS_AT_ONCE}
+        ask(dealer, 1, {0, 1}, **{**asking, "lots": 1})
+        for _ in range(num_lots // MOST_LOTS_AT_ONCE + 1):
+            ask(dealer, 0 if in_turns else 1, {0, 1}, **asking)
+        assert len(dealer._epochs["", 0].of(1)) >= num_lots
+        with counted_lines() as lines:
+            if what == "lose":
+                dealer.lose(1)
+            elif what == "leave":
+                ask(dealer, 1, {0, 1}, **asking, leave_epoch=True)
+            else:
+                getattr(dealer, what)(1, Listed(range(1 << 20, (1 << 20) + num_lots)))
+        assert not any(epoch.of(1) for epoch in dealer._epochs.values())
+        return lines[0]
+
+
+class Listed(list[int]):
+    """As a message has numbers: looking one up goes through all."""
+
+    def __contains__(self, number: object) -> bool:
+        return any(each == number for each in self)
+
+
+@contextmanager
+def counted_lines() -> Iterator[list[int]]:
+    count = [0]
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        count[0] += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield count
+    finally:
+        sys.settrace(before)
+
+
 class TestDataWithoutPositions:
     def place(self, dealer: DataDealer, worker: int, live: list[int], epoch: int = 0) -> tuple[int, int] | None:
         request = DealRequest(worker_id=worker, epoch=epoch, data_set="stream", strided=True)
@@ -509,3 +587,19 @@ class TestDataWithoutPositions:
             self.place(dealer, 0, [0], epoch)
         places = [self.place(dealer, 1, [0, 1], epoch) for epoch in range(5)]
         assert places == [None, None, None, None, (1, 2)]
+
+    def test_many_data_sets_of_one_worker_are_refused_and_others_still_read_theirs(self) -> None:
+        dealer = DataDealer(in_turns=False)
+
+        def name(worker: int, data_set: str, epoch: int = 0) -> "DealResponse.State":
+            request = DealRequest(worker_id=worker, epoch=epoch, data_set=data_set, strided=True)
+            return dealer.deal(request, (), [0, 1]).state
+
+        for number in range(MOST_STREAMS_OF_A_WORKER):
+            assert name(0, str(number)) == DealResponse.STATE_LOTS
+        for _ in range(3):
+            with pytest.raises(SettingError, match="more than 64 data sets"):
+                name(0, "one more")
+        assert name(0, "0", epoch=1) == name(1, "mine") == DealResponse.STATE_LOTS
+        dealer.lose(0)
+        assert name(0, "another life's") == DealResponse.STATE_LOTS
