@@ -105,6 +105,7 @@ class RegistrarClient:
         # Beats have a connection of their own: one that has died without a word is given up while the lease still lasts,
         # whatever else is under way with the registrar.
         self._beat_channel = dial(address)
+        self._redialling = threading.Lock()
         self._closing = threading.Event()
         self._over: PushpullError | None = None
         self._absence = Absence(address, patience_seconds=inf)
@@ -188,19 +189,25 @@ class RegistrarClient:
             worker_id=self.worker_id, incarnation=self.incarnation, report=report, rank=self.rank
         )
         self.counts.heartbeats += 1
-        try:
-            beats = RegistrarStub(self._beat_channel)
-            response: HeartbeatResponse = beats.Heartbeat(request, timeout=self._beat_timeout_seconds)
-        except grpc.RpcError as failure:
-            self.counts.heartbeats_failed += 1
-            if error_of_call(failure) is None and not self._closing.is_set():
-                self._beat_channel.close()
-                self._beat_channel = dial(self.address)
-            if (gone := self._why_gone(failure)) is not None:
-                raise gone from None
-            raise
-        self._is_there()
-        return response
+        while True:
+            channel = self._beat_channel
+            try:
+                response: HeartbeatResponse = RegistrarStub(channel).Heartbeat(
+                    request, timeout=self._beat_timeout_seconds
+                )
+            except ValueError:  # what grpc raises for a closed channel
+                if self._closing.is_set() or channel is self._beat_channel:
+                    raise
+                continue  # another thread's beat has given the connection up
+            except grpc.RpcError as failure:
+                self.counts.heartbeats_failed += 1
+                if error_of_call(failure) is None:
+                    self._give_up_beats_over(channel)
+                if (gone := self._why_gone(failure)) is not None:
+                    raise gone from None
+                raise
+            self._is_there()
+            return response
 
     def leave(self, report: WorkerReport, failure: str, whole_worker: bool = False) -> Sequence[UnlikeNumber]:
         """Ends this incarnation, or this rank where another one speaks for it; an unreachable registrar finds out by itself.
@@ -229,8 +236,17 @@ class RegistrarClient:
 
     def close(self) -> None:
         self._closing.set()
-        self._beat_channel.close()
+        with self._redialling:
+            self._beat_channel.close()
         self._channel.close()
+
+    def _give_up_beats_over(self, channel: grpc.Channel) -> None:
+        """The next beat has a connection of its own, unless it has one already."""
+        with self._redialling:
+            if self._beat_channel is not channel or self._closing.is_set():
+                return
+            self._beat_channel = dial(self.address)
+        channel.close()
 
     def _dial(self) -> None:
         self._channel = dial(self.address)

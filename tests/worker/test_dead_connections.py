@@ -9,7 +9,8 @@ import grpc
 import pytest
 from raw_worker import cluster
 
-from pushpull.protos.registrar_pb2 import WorkerReport
+from pushpull.protos.registrar_pb2 import HeartbeatRequest, HeartbeatResponse, JoinResponse, WorkerReport
+from pushpull.worker import registrar_client
 from pushpull.worker.registrar_client import RegistrarClient
 
 
@@ -70,3 +71,34 @@ def test_a_heartbeat_over_a_dead_connection_costs_no_lease() -> None:
         with pytest.raises(grpc.RpcError):
             registrar.beat(WorkerReport())
         registrar.beat(WorkerReport())  # FENCED_EXPIRED if the lease had run out
+
+
+class StubOfTwoThreads:
+    """Of a registrar that answers over any connection but one, which another thread's beat gives up just before this one's."""
+
+    def __init__(self, client: RegistrarClient) -> None:
+        self._client = client
+        self._dead = client._beat_channel
+
+    def __call__(self, channel: grpc.Channel) -> "StubOfTwoThreads":
+        self._channel = channel
+        return self
+
+    def Heartbeat(self, request: HeartbeatRequest, timeout: float) -> HeartbeatResponse:
+        if self._channel is self._dead:
+            self._client._give_up_beats_over(self._dead)
+            self._dead.unary_unary("/any")(b"", timeout=timeout)
+        return HeartbeatResponse(num_workers=3)
+
+
+def test_a_beat_over_a_connection_that_another_thread_gave_up_goes_over_the_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = RegistrarClient("127.0.0.1:1", patience_seconds=20.0, patience_setting="patience")
+    client.speak_for(JoinResponse(worker_id=3, incarnation=7))
+    monkeypatch.setattr(registrar_client, "RegistrarStub", StubOfTwoThreads(client))
+    assert client.beat(WorkerReport()).num_workers == 3
+    assert client.counts.heartbeats_failed == 0
+    client.close()
+    with pytest.raises(ValueError, match="closed"):
+        client._beat_channel.unary_unary("/any")(b"", timeout=1.0)
