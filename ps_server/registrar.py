@@ -189,6 +189,8 @@ class Registrar:
         """Checks plan and optimizer, or has had them `examine`d, and says who initialises."""
         self._ending.check_admits()
         worker = self._roster.caller(now, request.worker_id, request.incarnation)
+        if worker.observer and self.agreed is None:
+            return waiting("waiting for a worker that trains to bring its model")
         num_trainers = self._roster.num_enrolled + (not worker.enrolled and not worker.observer)
         examined = examined or self._enrolment.examine(request)
         if self._enrolment.agree(request, examined, num_trainers):
@@ -202,8 +204,7 @@ class Registrar:
             if not self.installed_everywhere(self._ready_view):
                 return waiting("waiting for every shard to take its parameters over")
             self._maybe_open(now)
-            clock, origin = self._progress.job_clock, self._initialisation.origin(now)
-            return EnrolResponse(state=EnrolResponse.STATE_READY, clock=clock, origin=origin)
+            return EnrolResponse(state=EnrolResponse.STATE_READY, clock=self.job_clock, origin=self.origin(now))
         missing = self._acknowledged.first_without_plan
         if missing is not None:
             return waiting(f"waiting for shard {missing} to take the plan")
@@ -319,9 +320,8 @@ class Registrar:
             case "status":
                 self._acknowledged.status(now, shard, report.status)
             case "norms":
-                norms = RegistrarOrder(norms=report.norms)
-                norms.norms.shard = shard
-                self._orders.append(norms)
+                report.norms.shard = shard
+                self._orders.append(RegistrarOrder(norms=report.norms))
             case "draining":
                 self._ending.begin(now, shard, report.draining, self.rounds_closed + 1)
         self._close_rounds(now)

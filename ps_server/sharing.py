@@ -1,5 +1,6 @@
 """Data for workers: the dealer's answers, and whether a round waits for the one who asks. Pure; owned by the registrar."""
 
+from ..protos.errors import BadRequestError
 from ..protos.registrar_pb2 import DealRequest, DealResponse
 from .dealing import DataDealer
 from .roster import Roster
@@ -18,7 +19,13 @@ class Sharing:
         self._rounds = rounds
 
     def deal(self, now: float, request: DealRequest) -> DealResponse:
-        """Lots, or what to do without: nobody's round waits for a worker that waits for data."""
+        """Lots, or what to do without: nobody's round waits for a worker that waits for data.
+
+        Raises:
+            BadRequestError: an observer asks; what `DataDealer.deal` does.
+        """
+        if self._roster[request.worker_id].observer:
+            raise BadRequestError("an observer takes no data: others would wait for what it has")
         members = self._roster.members
         live = [worker.worker_id for worker in self._roster.trainers()] if request.strided else ()
         answer = self.dealer.deal(request, members.keys(), live)

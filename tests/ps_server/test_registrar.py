@@ -4,8 +4,9 @@ import pytest
 from raw_worker import sgd
 from registrar_script import Key, Script, two_active
 
-from pushpull.protos.errors import ExpiredError, ReplacedError, StepError
+from pushpull.protos.errors import BadRequestError, ExpiredError, ReplacedError, StepError
 from pushpull.protos.registrar_pb2 import (
+    DealRequest,
     EnrolResponse,
     Initialised,
     PlanInstalled,
@@ -53,6 +54,19 @@ class TestIncarnations:
         script.join(role=Role.ROLE_OBSERVER)
         assert script.registrar.num_workers == 0
         assert script.registrar.roster.statuses(0.0) == []
+
+    def test_an_observer_decides_nothing_about_the_model_and_takes_no_data(self) -> None:
+        script = Script()
+        observer = script.join(role=Role.ROLE_OBSERVER)
+        assert script.enrol(observer).state == EnrolResponse.STATE_WAIT
+        assert script.registrar.agreed is None
+        request = DealRequest(worker_id=observer[0], incarnation=observer[1], dataset_size=100, batch_size=10, number=1)
+        with pytest.raises(BadRequestError, match="observer takes no data"):
+            script.registrar.deal(script.now, request)
+        worker = script.ready()
+        assert script.enrol(observer).state == EnrolResponse.STATE_READY
+        assert script.registrar.agreed is not None
+        assert script.registrar.roster[worker[0]].enrolled
 
 
 class TestStart:
