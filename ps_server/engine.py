@@ -255,8 +255,9 @@ class Engine:
                 with self._lock:
                     self._view = order.view
                     self.heard.expect(order.view)
-                    if self._shard is not None:
+                    if self._shard is not None and self._runner is not None:
                         self._carry_out(self._shard, self._shard.state.install_view(order.view))
+                        self._runner.wake()
                 self.report(ShardReport(status=self.status()))
                 self.report(ShardReport(view_installed=ViewInstalled(number=order.view.number)))
             case "initialise":

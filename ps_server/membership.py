@@ -39,11 +39,18 @@ class Membership:
             newly_active = member.active and not (same_life and old is not None and old.active)
             if newly_active:
                 self._clocks[member.worker_id] = member.start_clock
+        self._forget_clocks()
         return [
             (worker, old.incarnation)
             for worker, old in before.items()
             if worker not in self._members or self._members[worker].incarnation != old.incarnation
         ]
+
+    def _forget_clocks(self) -> None:
+        """Of ids that nobody has, those that came last are kept: who joins again is told how far it was."""
+        gone = [worker for worker in self._clocks if worker not in self._members]
+        for worker in gone[: max(0, len(gone) - FENCES_KEPT)]:
+            del self._clocks[worker]
 
     def check(self, worker_id: int, incarnation: int) -> Member:
         """The live member with this incarnation.

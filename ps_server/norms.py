@@ -9,12 +9,14 @@ neither norm. So does a block of another shard that was never measured.
 
 from collections import defaultdict
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from ..protos.common_pb2 import Plan
 from ..protos.registrar_pb2 import BlockNorms, SettledStep, ShardReport
 from .consistency import Policy
 from .effects import Job
+from .keys import Key
 from .optimizers import BlockOptimizer, LayerwiseOptimizer
 
 
@@ -49,6 +51,9 @@ class StepNorms:
 
     def take(self, norms: BlockNorms) -> None:
         """Takes what a shard measured; repeating it changes nothing."""
+
+    def keep(self, live: AbstractSet[Key]) -> None:
+        """Others than these workers send no more steps: nobody has to know how far they came."""
 
     def ready(self, job: Job) -> bool:
         """Whether the norms that a measured job needs from other shards are here."""
@@ -160,6 +165,11 @@ class NewestNorms(_SharedNorms):
         self._published[norms.shard] = _squares(norms)
         for step in norms.settled:
             self._note(norms.shard, step.worker_id, (step.incarnation, step.step))
+
+    def keep(self, live: AbstractSet[Key]) -> None:
+        for settled in self._settled.values():
+            for worker_id in [who for who, (incarnation, _) in settled.items() if (who, incarnation) not in live]:
+                del settled[worker_id]
 
     def ready(self, job: Job) -> bool:
         own = self._settled[self._shard]

@@ -221,6 +221,7 @@ class ShardState:
         live = {(member.worker_id, member.incarnation) for member in view.members}
         self._ledgers.end_all_but(live)
         self._pulls.keep(live)
+        self._norms.keep(live)
         for key in self._refusals.keys() - live:
             del self._refusals[key]
         return [*(Dismiss(key) for key in gone), *self._answer()]

@@ -248,6 +248,17 @@ class TestNormsWithoutRounds:
         assert [(each.worker_id, each.step) for each in report.norms.settled] == [(7, 1), (8, 3)]
         assert self.norms.reports_again() == [report]
 
+    def test_workers_that_are_gone_are_not_told_of_and_nobody_waits_for_what_they_did(self) -> None:
+        for worker in range(100):
+            self.apply(1, (worker, 200 + worker))
+            self.norms.take(published(1, 16.0, (worker, 200 + worker, 1)))
+            self.norms.keep({(worker, 200 + worker)})
+        (report,) = self.norms.settled(99, 299, 2)
+        assert [each.worker_id for each in report.norms.settled] == [99]
+        assert [len(settled) for settled in self.norms._settled.values()] == [1, 1]
+        self.norms.keep(set())
+        assert self.norms.ready(job_of(99, 299)), "its last step is under way when it ends"
+
 
 class TestNormsInRounds:
     def test_a_shard_waits_for_all_others_of_the_same_round(self) -> None:

@@ -5,7 +5,7 @@ import pytest
 from pushpull.protos.common_pb2 import ErrorCode
 from pushpull.protos.errors import ExpiredError, PushpullError, ReplacedError, StepError, UnknownIncarnationError
 from pushpull.protos.registrar_pb2 import Fence, Member, View
-from pushpull.ps_server.membership import Membership
+from pushpull.ps_server.membership import FENCES_KEPT, Membership
 
 
 def view(number: int, *members: Member, fences: tuple[Fence, ...] = (), newest: int = 9) -> View:
@@ -84,3 +84,12 @@ def test_the_only_member_lags_behind_nobody() -> None:
     membership.install(view(1, member(0, 1)))
     membership.advance(0)
     assert membership.clock_lag(0) == 0
+
+
+def test_clocks_of_ids_that_nobody_has_any_more_are_bounded() -> None:
+    membership = Membership()
+    membership.install(view(1, member(0, 1, clock=7)))
+    for number in range(2, FENCES_KEPT + 100):
+        membership.install(view(number, member(0, 1, clock=7), member(number, number, clock=3)))
+    assert len(membership._clocks) <= FENCES_KEPT + 2
+    assert (membership.clock(0), membership.clock(number), membership.clock(number - 1)) == (7, 3, 3)
