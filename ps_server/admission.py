@@ -42,7 +42,7 @@ class Admission:
         """(worker id, incarnation) by nonce, oldest first."""
 
     def check(self, request: JoinRequest) -> bool:
-        """Refuses what does not belong here. True if it goes on with a run that was over.
+        """Refuses what does not belong here. True if the run before it was over, so that data begin anew.
 
         Raises:
             BadRequestError: too many ranks.

@@ -8,6 +8,7 @@ from pushpull.protos.errors import ExpiredError, ReplacedError, RunOverError, Se
 from pushpull.protos.registrar_pb2 import (
     AbsentRequest,
     DealRequest,
+    DealResponse,
     EnrolRequest,
     EnrolResponse,
     JoinRequest,
@@ -292,11 +293,38 @@ class TestASecondRun:
         with pytest.raises(RunOverError):
             join(script)
 
-    def test_is_none_before_anybody_has_trained(self) -> None:
+    def looks(self, script: Script, worker: Key) -> list[int]:
+        """A loop without a step over the first epoch, to its end: sizes of its lots."""
+        sizes, request = [], DealRequest(worker_id=worker[0], incarnation=worker[1], dataset_size=10, batch_size=10)
+        while True:
+            request.number += 1
+            answer = script.registrar.deal(script.now, request)
+            sizes += [lot.size for lot in answer.lots]
+            request.held.extend(lot.id for lot in answer.lots)
+            if answer.state == DealResponse.STATE_OVER:
+                return sizes
+
+    @pytest.mark.parametrize("resume", [False, True])
+    def test_behind_one_that_only_looked_at_the_data_begins_without_a_word_and_has_them_anew(
+        self, resume: bool
+    ) -> None:
+        """An evaluation: no step was taken, so the servers' values are still those that it began with."""
         script = Script()
         worker = script.ready()
+        assert self.looks(script, worker) == [10]
         script.registrar.leave(script.now, *worker, WorkerReport(), "")
-        script.ready()
+        join(script, resume=resume)
+        assert self.looks(script, script.ready(1)) == [10]
+
+    @pytest.mark.parametrize("failure", ["ValueError: no", ""])
+    def test_is_not_what_comes_back_to_data_that_another_has_looked_at_meanwhile(self, failure: str) -> None:
+        """Everything is seen: by the other one."""
+        script = Script()
+        first, second = script.ready(0), script.ready(1)
+        script.registrar.leave(script.now, *second, WorkerReport(), failure, whole_worker=True)
+        assert self.looks(script, first) == [10]
+        script.registrar.leave(script.now, *first, WorkerReport(), "")
+        assert self.looks(script, script.ready(1)) == []
 
     def test_is_none_while_somebody_trains(self) -> None:
         script, first, second = two_active()
