@@ -46,10 +46,27 @@ class OpenWorkers:
         if self._workers:
             gc.collect()
 
-    def let_replaced_leave(self) -> None:
-        """The same, where this thread has made more than one: its next step might wait for one that it let go of meanwhile."""
-        if list(self._workers.values()).count(threading.get_ident()) > 1:
+    def let_replaced_leave(self) -> list[OpenWorker]:
+        """The same, where this thread has made more than one: its next step might wait for one that it let go of meanwhile.
+
+        Returns those of this thread that are still there.
+        """
+        if len(self._of_this_thread()) > 1:
             gc.collect()
+        return self._of_this_thread()
+
+    def first_step(self) -> None:
+        """Ahead of the first step of a worker: the names of a cell that is run again are bound anew by now."""
+        left = self.let_replaced_leave()
+        if len(left) > 1:
+            logger.warning(
+                "workers %s of this thread have not left their job: the step of one may wait for the others, which only this "
+                "thread can move. Close those that are not used any more (worker.close(), or `with connect() as worker:`)",
+                ", ".join(str(worker.id) for worker in sorted(left, key=lambda worker: worker.id)),
+            )
+
+    def _of_this_thread(self) -> list[OpenWorker]:
+        return [worker for worker, thread in list(self._workers.items()) if thread == threading.get_ident()]
 
     def make_room(self, config: WorkerConfig, insists: bool) -> WorkerConfig:
         """For one more worker, before it joins; the configuration that it may join with.

@@ -9,6 +9,7 @@ from ..protos.errors import SettingError
 from .data_ledger import DataLedger, DataTaken
 from .kept_moments import KeptMoments, calling_place
 from .model_table import ModelTable
+from .open_workers import HERE
 from .recorder import Recorder, StepKind, StepSummary, StepTimes
 from .replica import Replica
 from .step_messages import StepRequest
@@ -52,6 +53,8 @@ class RecordedSteps:
 
     def take(self, request: StepRequest, data: DataTaken = NO_DATA) -> StepKind:
         """One step of the replica; `data` is what it was computed from. Raises what `Replica.step` raises."""
+        if self._step_ended_at is None:
+            HERE.first_step()
         num_rejoins = self._replica.num_rejoins
         kind = self._timed(request)
         self._has_trained |= kind is StepKind.APPLIED and bool(request.gradients)

@@ -123,6 +123,35 @@ class TestTwoInOneProcess:
         finally:
             gc.enable()
 
+    def test_nor_does_one_whose_loop_is_over_data_of_its_own(self, caplog: pytest.LogCaptureFixture) -> None:
+        """There its first step finds it, which would wait for the worker before it as long as that one lives."""
+        gc.disable()
+        try:
+            with local_cluster(progress_timeout_seconds=30.0) as cluster:
+                for _ in range(2):
+                    worker = connect(cluster.addresses)
+                    model = torch.nn.Linear(2, 1)
+                    optimizer = worker.optimizer(model, torch.optim.SGD, lr=0.1)
+                    model(torch.ones(1, 2)).sum().backward()
+                    optimizer.step()
+                assert states(cluster) == {0: "left", 1: "active"}
+                assert "have not left their job" not in caplog.text
+                worker.close()
+        finally:
+            gc.enable()
+
+    def test_one_that_another_of_this_thread_may_wait_for_is_named(
+        self, cluster: Cluster, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """In synchronous mode its step would wait until `progress_timeout_seconds` for a worker that only this thread moves."""
+        with connect(cluster.addresses) as first:
+            train(first)
+            assert "have not left their job" not in caplog.text
+            with connect(cluster.addresses) as second:
+                optimizer = train(second)
+                optimizer.step()
+        assert caplog.text.count("workers 0, 1 of this thread have not left their job") == 1
+
     def test_one_whose_optimizer_is_still_used_is_not_let_go_of(self, cluster: Cluster) -> None:
         optimizer = train(connect(cluster.addresses))
         gc.collect()
