@@ -66,9 +66,15 @@ def divider_of(loader: DataLoader[Any], seed: int) -> Divider:
         return DrawnBatches(_with_length(batches, "batch_sampler"), loader.dataset, seed)
     sampler = batches.sampler
     shape = batches.batch_size, batches.drop_last
-    if isinstance(sampler, DistributedSampler):
+    if isinstance(sampler, DistributedSampler) and type(sampler).__iter__ is DistributedSampler.__iter__:
         logger.warning("worker.share() divides the data itself; the loader's DistributedSampler is not used")
-        return InOrder(_length(loader), *shape, loader.dataset, seed, shuffle=sampler.shuffle)
+        return InOrder(len(cast(Sized, sampler.dataset)), *shape, loader.dataset, seed, shuffle=sampler.shuffle)
+    if isinstance(sampler, DistributedSampler) and sampler.num_replicas > 1:
+        raise SettingError(
+            f"{type(sampler).__name__}, a DistributedSampler with an __iter__ of its own, gives one of {sampler.num_replicas} "
+            "parts of the data, and worker.share() divides them itself: what it chooses for the other parts cannot be told. "
+            "Make it with num_replicas=1, rank=0 on every worker, so that it gives all of them, in the same order everywhere"
+        )
     if type(sampler) is SequentialSampler:
         return InOrder(len(sampler), *shape, loader.dataset, seed, shuffle=False)
     if type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == len(sampler.data_source):
@@ -226,7 +232,3 @@ def _with_length(sampler: Any, what: str) -> Any:
             "ends is not known. Give it __len__, or iterate over the loader itself: then this worker reads all of it"
         )
     return sampler
-
-
-def _length(loader: DataLoader[Any]) -> int:
-    return len(cast(Sized, loader.dataset))

@@ -158,3 +158,30 @@ class TooLong(Sampler[int]):
 def test_what_cannot_be_divided_is_refused_with_the_reason(sampler: Sampler[int], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         division(DataLoader(DATA, batch_size=4, sampler=sampler))
+
+
+class FirstTen(DistributedSampler[int]):
+    """Chooses samples in its own way."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.rank, 10, self.num_replicas))
+
+    def __len__(self) -> int:
+        return 10 // self.num_replicas
+
+
+class TestDistributedSamplers:
+    def test_one_over_a_part_of_the_data_is_divided_as_that_part(self) -> None:
+        sampler = DistributedSampler(range(15), num_replicas=2, rank=0)  # type: ignore[arg-type, var-annotated]
+        assert sorted(samples(division(DataLoader(DATA, batch_size=4, sampler=sampler)))) == list(range(15))
+
+    def test_one_with_its_own_iter_is_asked_for_what_it_gives_where_that_is_everything(self) -> None:
+        sampler = FirstTen(DATA, num_replicas=1, rank=0)
+        assert samples(division(DataLoader(DATA, batch_size=4, sampler=sampler))) == list(range(10))
+
+    def test_one_with_its_own_iter_that_gives_a_part_is_refused(self) -> None:
+        sampler = FirstTen(DATA, num_replicas=2, rank=1)
+        with pytest.raises(
+            SettingError, match=r"FirstTen, .* __iter__ of its own, .* one of 2 parts .* num_replicas=1"
+        ):
+            division(DataLoader(DATA, batch_size=4, sampler=sampler))
