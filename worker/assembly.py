@@ -37,8 +37,18 @@ class GivenModel:
     def of(
         cls, model: torch.nn.Module | Sequence[torch.nn.Module], whole: torch.nn.Module | None = None
     ) -> "GivenModel":
-        """From one module, or one for each part."""
-        return cls([model] if isinstance(model, torch.nn.Module) else list(model), whole)
+        """From one module, or one for each part.
+
+        Raises:
+            SettingError: it is something else: names its type.
+        """
+        parts = [model] if isinstance(model, torch.nn.Module) else model
+        if not isinstance(parts, Sequence) or not all(isinstance(part, torch.nn.Module) for part in parts):
+            raise SettingError(
+                f"the model is an object of type {type(model).__name__}; give worker.optimizer() or worker.local_updates() the "
+                "torch.nn.Module itself (or a list of modules), not its parameters: those go into params=..."
+            )
+        return cls(list(parts), whole)
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
         """Of all parts."""

@@ -48,7 +48,17 @@ class OuterSettings:
             raise SettingError(f"outer_momentum={self.momentum} must be at least 0 and below 1")
 
     def optimizer(self, inner: torch.optim.Optimizer) -> torch.optim.SGD:
-        """What the servers run on the parameters of `inner`. A template: it never steps here."""
+        """What the servers run on the parameters of `inner`. A template: it never steps here.
+
+        Raises:
+            SettingError: `inner` is no optimizer.
+        """
+        if not isinstance(inner, torch.optim.Optimizer):
+            raise SettingError(
+                f"worker.local_updates() was given {getattr(inner, '__name__', type(inner).__name__)} where an optimizer "
+                "belongs that is made already: worker.local_updates(model, torch.optim.AdamW(model.parameters(), lr=...), "
+                "every=...)"
+            )
         parameters = [parameter for group in inner.param_groups for parameter in group["params"]]
         momentum = number_of("outer_momentum", self.momentum)
         return torch.optim.SGD(

@@ -39,11 +39,17 @@ LOCAL_FLAGS = frozenset({"foreach", "fused", "capturable", "differentiable"})
 
 def check_supported(optimizer_class: type[torch.optim.Optimizer]) -> None:
     """Raises SettingError unless the servers can run this optimizer."""
-    if optimizer_class not in SUPPORTED:
-        choices = ", ".join(_public_name(choice) for choice in SUPPORTED)
+    if optimizer_class in SUPPORTED:
+        return
+    choices = ", ".join(_public_name(choice) for choice in SUPPORTED)
+    if isinstance(optimizer_class, type):
         raise SettingError(
             f"the servers cannot run {optimizer_class.__module__}.{optimizer_class.__name__}; use one of {choices}"
         )
+    raise SettingError(
+        f"worker.optimizer() was given an object of type {type(optimizer_class).__name__} where the class of an optimizer "
+        f"belongs: worker.optimizer(model, torch.optim.SGD, lr=...), say, or another one of {choices}"
+    )
 
 
 def _public_name(optimizer_class: type[torch.optim.Optimizer]) -> str:

@@ -1,5 +1,8 @@
 """What of a torch optimizer travels."""
 
+import functools
+from typing import Any
+
 import pytest
 import torch
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
@@ -34,6 +37,12 @@ SGDNamesake.__name__ = "SGD"
 def test_others_are_refused_with_the_choices(optimizer_class: type[Optimizer]) -> None:
     with pytest.raises(SettingError, match=r"torch\.optim\.AdamW"):
         check_supported(optimizer_class)
+
+
+@pytest.mark.parametrize("given", [SGD(parameters(), lr=0.1), functools.partial(SGD, lr=0.1), "SGD", None])
+def test_what_is_no_class_is_refused_with_what_to_write(given: Any) -> None:
+    with pytest.raises(SettingError, match=rf"type {type(given).__name__} where .* torch\.optim\.SGD, lr="):
+        check_supported(given)
 
 
 def test_numbers_are_flat_and_flags_of_this_machine_stay_here() -> None:

@@ -1,5 +1,7 @@
 """The worker as user code sees it, against fake servers."""
 
+from collections.abc import Callable
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -26,6 +28,20 @@ class TestWorker:
             worker.optimizer(small_model(), torch.optim.SGD, learning_rate=0.5)
         with pytest.raises(ValueError, match="Invalid learning rate"):
             worker.optimizer(small_model(), torch.optim.SGD, lr=-1.0)
+
+    @pytest.mark.parametrize("given", [lambda model: model.parameters(), lambda model: [model, 1], lambda model: "net"])
+    def test_says_that_it_wants_the_model_itself(self, worker: Worker, given: Callable[[torch.nn.Module], Any]) -> None:
+        model = small_model()
+        with pytest.raises(SettingError, match=r"the model is .* not its parameters: those go into params="):
+            worker.optimizer(given(model), torch.optim.SGD, lr=0.5)
+        with pytest.raises(SettingError, match="the model is"):
+            worker.local_updates(given(model), torch.optim.SGD(model.parameters(), lr=0.5), every=2)
+        worker.optimizer(model, torch.optim.SGD, lr=0.5)
+
+    @pytest.mark.parametrize("given", [torch.optim.SGD, small_model(), "SGD"])
+    def test_says_that_local_updates_want_an_optimizer_that_is_made(self, worker: Worker, given: Any) -> None:
+        with pytest.raises(SettingError, match="where an optimizer belongs that is made already"):
+            worker.local_updates(small_model(), given, every=2)
 
     def test_refuses_settings_that_are_not_the_jobs(self, servers: FakeServers) -> None:
         with pytest.raises(SettingError, match="push_codec='int8'"):
