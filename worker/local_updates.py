@@ -156,6 +156,10 @@ class LocalUpdates(torch.optim.Optimizer):
             SettingError: parameters were changed since the last push, without `push_values`; nothing was done.
             RefusedError: a server refused the push; nothing changed there, and the window is lost.
         """
+        with self._steps.turn.step("optimizer.step() was called"):
+            return self._step(closure, num_samples)
+
+    def _step(self, closure: Callable[[], float] | None, num_samples: float | None) -> float | None:
         self._check_start()
         if not self._window.counts and self._values_replaced() and closure is None:
             return None
@@ -209,10 +213,11 @@ class LocalUpdates(torch.optim.Optimizer):
 
     def skip_step(self) -> bool:
         """Without data: pushes what there is, or takes part in the next round, or clock; False if nothing new was pulled."""
-        self._check_start()
-        received = self._steps.bytes_received
-        self._push()
-        return self._steps.bytes_received > received
+        with self._steps.turn.loop():
+            self._check_start()
+            received = self._steps.bytes_received
+            self._push()
+            return self._steps.bytes_received > received
 
     def rejoin(self) -> None:
         """The lease ran out while user code was busy: everything dealt before is somebody else's now."""

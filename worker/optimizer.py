@@ -67,13 +67,15 @@ class RemoteOptimizer(torch.optim.Optimizer):
             NonFiniteError: a gradient is not finite; the step was skipped.
             RefusedError: a server refused the step; nothing changed there.
             SettingError: parameters were changed since the step before, without `push_values`, or what is on or off in a
-                parameter group since the optimizer was made; nothing was pushed, and the data are the next step's.
+                parameter group since the optimizer was made, or another thread is in a step; nothing was pushed, and the data
+                are the next step's.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._step(num_samples)
+        with self._steps.turn.step("optimizer.step() was called"):
+            self._step(num_samples)
         return loss
 
     @property
@@ -105,8 +107,9 @@ class RemoteOptimizer(torch.optim.Optimizer):
         """
         parameters = (p for each in used for p in (each.parameters() if isinstance(each, torch.nn.Module) else [each]))
         entries = {self._entry(parameter) for parameter in parameters}
-        self._replica.changes.check(entries)
-        self._replica.fetch(entries)
+        with self._steps.turn.step("optimizer.fetch() was called"):
+            self._replica.changes.check(entries)
+            self._replica.fetch(entries)
 
     def push_values(self) -> None:
         """Makes what the script has put into the parameters the servers' values: loaded, clamped or initialised anew.
@@ -121,7 +124,8 @@ class RemoteOptimizer(torch.optim.Optimizer):
         Raises:
             NonFiniteError: names a parameter that is not finite; nothing was sent.
         """
-        self._steps.push_values(self._groups_without_step())
+        with self._steps.turn.step("optimizer.push_values() was called"):
+            self._steps.push_values(self._groups_without_step())
 
     def average_buffers(self) -> None:
         """Puts the mean over the workers into the model's buffers of floating point: running statistics, say.
@@ -138,8 +142,9 @@ class RemoteOptimizer(torch.optim.Optimizer):
 
     def average(self, always: bool) -> None:
         """See `average_buffers`; unless `always`, only if this worker has taken part in a step since."""
-        self._replica.changes.check()
-        self._steps.average_buffers(self._groups_without_step(), always)
+        with self._steps.turn.loop():
+            self._replica.changes.check()
+            self._steps.average_buffers(self._groups_without_step(), always)
 
     def state_dict(self) -> dict[str, Any]:
         """`param_groups`, and under `pushpull` what this worker's encoders remember, its clock and job. No server state."""
@@ -171,8 +176,9 @@ class RemoteOptimizer(torch.optim.Optimizer):
 
     def skip_step(self) -> bool:
         """Takes part in the next round, or clock, without data, and pulls; False if there was nothing new."""
-        self._replica.changes.check()
-        return self._steps.skip(self._groups.numbers(self.param_groups))
+        with self._steps.turn.loop():
+            self._replica.changes.check()
+            return self._steps.skip(self._groups.numbers(self.param_groups))
 
     def flush(self) -> None:
         """Every step has pushed already; here for code that also works with local updates."""
@@ -238,8 +244,11 @@ class RemoteOptimizer(torch.optim.Optimizer):
             del self._frozen[index]
 
     def _watch(self, index: int, tensor: torch.Tensor) -> RemovableHandle:
-        on_gradient = self._replica.on_gradient
-        handle: RemovableHandle = tensor.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
-            lambda parameter: on_gradient(index, parameter.grad)
-        )
+        turn, on_gradient = self._steps.turn, self._replica.on_gradient
+
+        def hook(parameter: torch.Tensor) -> None:
+            turn.check("a backward pass ran")
+            on_gradient(index, parameter.grad)
+
+        handle: RemovableHandle = tensor.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
         return handle

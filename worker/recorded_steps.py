@@ -13,6 +13,7 @@ from .open_workers import HERE
 from .recorder import Recorder, StepKind, StepSummary, StepTimes
 from .replica import Replica
 from .step_messages import StepRequest
+from .thread_turn import ThreadTurn
 from .user_numbers import number_of
 
 DEFAULT_NUM_SAMPLES = 1.0
@@ -35,6 +36,8 @@ class RecordedSteps:
     """Takes steps one after the other. Used by the training thread."""
 
     def __init__(self, parts: OptimizerParts) -> None:
+        self.turn = ThreadTurn()
+        """Of the optimizer, which takes it for the whole of a step."""
         self._replica = parts.replica
         self._ledger = parts.ledger
         self._recorder = parts.recorder
