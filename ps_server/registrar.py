@@ -160,9 +160,9 @@ class Registrar:
         self._ending.check_admits()
         worker, replaced = self._admission.repeated(request), ""
         if worker is None:
+            place = self._admission.place(request)  # ahead of `check`: who is refused a place goes on with no run
             if self._admission.check(request):
                 self._dealer.begin_anew()
-            place = self._admission.place(request)
             if place.replaced is not None:
                 self._end(place.replaced, "replaced", ErrorCode.FENCED_REPLACED)
                 self.failures += place.replaced.heard and not place.itself

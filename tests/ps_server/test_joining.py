@@ -333,6 +333,19 @@ class TestASecondRun:
         script.registrar.leave(script.now, *first, WorkerReport(), "")
         script.ready()
 
+    def test_is_not_gone_on_with_by_one_that_is_refused_a_place(self) -> None:
+        script, first, second = two_active()
+        bystander = script.join()
+        script.staged(first, 1, 1)
+        script.staged(second, 1, 1)
+        for worker in (first, second):
+            script.registrar.leave(script.now, *worker, WorkerReport(), "")
+        with pytest.raises(SettingError):
+            join(script, worker_id=bystander[0], nonce=5, resume=True)
+        with pytest.raises(RunOverError):
+            join(script)
+        assert join(script, resume=True).incarnation
+
     def test_may_be_looked_at(self) -> None:
         join(self.finished(), role=Role.ROLE_OBSERVER)
 
