@@ -1,5 +1,6 @@
 """What the registrar does for one report or join does not grow with the job. Counted, not timed: lines of Python that run."""
 
+import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -249,3 +250,23 @@ class TestWorkerIds:
             ids.take(10 * number + 10)
         assert len(ids._above) <= MOST_SCATTERED
         assert all(ids.was_taken(10 * number + 10) for number in range(2 * MOST_SCATTERED))
+
+    @pytest.mark.parametrize("every", [1, 3])
+    def test_whoever_chooses_many_of_the_largest_leaves_the_small_ones_free(self, every: int) -> None:
+        ids = WorkerIds()
+        chosen = [2**31 - 1 - every * number for number in range(MOST_SCATTERED + 10)]
+        for number in chosen:
+            ids.take(number)
+        assert len(ids._above) <= MOST_SCATTERED
+        assert all(map(ids.was_taken, chosen))
+        assert ids.free == 0
+
+    @pytest.mark.parametrize("reserved", [0, 5])
+    def test_each_of_them_is_taken_once_and_the_smallest_is_next(self, reserved: int) -> None:
+        chance, ids, taken = random.Random(3), WorkerIds(reserved), set[int]()
+        for _ in range(200):
+            number = chance.choice([ids.free, chance.randrange(300)])
+            ids.take(number)
+            taken.add(number)
+            assert {number for number in range(310) if ids.was_taken(number)} == taken
+            assert ids.free == next(number for number in range(reserved, 310) if number not in taken)
