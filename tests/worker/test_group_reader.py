@@ -87,3 +87,30 @@ def test_another_number_of_groups_is_noticed() -> None:
     changed.param_groups.append(dict(changed.param_groups[0], params=[]))
     with pytest.raises(SettingError, match="3 parameter groups, and had 2"):
         reader.numbers(changed.param_groups)
+
+
+@pytest.mark.parametrize("value", [None, [0.1], torch.full((2,), 0.1)])
+def test_a_number_that_is_none_any_more_is_named(value: object) -> None:
+    """Servers would only find that one is missing."""
+    changed = optimizer()
+    reader = GroupReader(changed)
+    changed.param_groups[1]["lr"] = value
+    with pytest.raises(SettingError, match=r"parameter group 1: lr "):
+        reader.numbers(changed.param_groups)
+
+
+def test_a_pair_of_numbers_stays_one() -> None:
+    changed = optimizer(torch.optim.Adam)
+    reader = GroupReader(changed)
+    changed.param_groups[0]["betas"] = (0.5,)
+    with pytest.raises(SettingError, match=r"parameter group 0: betas\.1 was a number .* has \(0\.5,\) there"):
+        reader.numbers(changed.param_groups)
+
+
+@pytest.mark.parametrize("name", ["momentum", "lr", "nesterov"])
+def test_a_value_that_was_deleted_is_named(name: str) -> None:
+    changed = optimizer()
+    reader = GroupReader(changed)
+    del changed.param_groups[1][name]
+    with pytest.raises(SettingError, match=f"parameter group 1 has no '{name}' any more"):
+        reader.numbers(changed.param_groups)
