@@ -146,14 +146,16 @@ class ActivateResponse(_message.Message):
     def __init__(self, open: _Optional[bool] = ..., message: _Optional[str] = ..., first_round: _Optional[int] = ..., clock: _Optional[int] = ...) -> None: ...
 
 class PauseRequest(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "held")
+    __slots__ = ("worker_id", "incarnation", "held", "number")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     worker_id: int
     incarnation: int
     held: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., held: _Optional[_Iterable[int]] = ...) -> None: ...
+    number: int
+    def __init__(self, worker_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., held: _Optional[_Iterable[int]] = ..., number: _Optional[int] = ...) -> None: ...
 
 class PauseResponse(_message.Message):
     __slots__ = ()

@@ -138,11 +138,17 @@ class DataDealer:
         self._answered.pop(worker, None)
         self._strides.forget(worker)
 
-    def pause(self, worker: int, held: Collection[int]) -> None:
-        """A worker stops counting: what it has goes back, but the lots that user code holds. Nobody waits for those."""
+    def pause(self, worker: int, held: Collection[int], next_number: int = 0) -> bool:
+        """A worker stops counting: what it has goes back, but the lots that user code holds. Nobody waits for those.
+
+        False, and nothing is changed, if it has been answered the request for data that was to be its next: it has gone on.
+        """
+        if 0 < next_number <= self._answered.get(worker, (0, DealResponse()))[0]:
+            return False
         kept = frozenset(held)
         for data in self._sets.values():
             data.release(worker, kept)
+        return True
 
     def recall(self, worker: int, held: Collection[int] = ()) -> None:
         """A worker is suspended: what it has goes back but what a step under way holds. It learns so with its next answer."""

@@ -4,6 +4,8 @@ Calls come in with the time; what all shards must be told goes out through `take
 caller delivers orders, feeds reports back in, and asks again (`view_number`, `acknowledged`) what it waits for.
 """
 
+from collections.abc import Collection
+
 from ..protos.common_pb2 import ErrorCode, OptimizerSpecification, Plan
 from ..protos.errors import BadRequestError, StepError
 from ..protos.registrar_pb2 import (
@@ -228,11 +230,10 @@ class Registrar:
             self._activate(now, worker, last_clock)
         return ActivateResponse(open=True, first_round=worker.first_round, clock=worker.start_clock)
 
-    def pause(self, now: float, worker_id: int, incarnation: int, held: list[int] | tuple[()] = ()) -> None:
+    def pause(self, now: float, worker_id: int, incarnation: int, held: Collection[int] = (), number: int = 0) -> None:
         """Takes a worker out of rounds and smallest clock until it activates again. Its lots go back but those it holds."""
         worker = self._roster.caller(now, worker_id, incarnation)
-        self._dealer.pause(worker_id, held)
-        if worker.state == "active":
+        if self._dealer.pause(worker_id, held, number) and worker.state == "active":
             self._closing.forget(worker)
             self._stop_counting(worker)
 
@@ -302,8 +303,7 @@ class Registrar:
             case "view_installed":
                 self._acknowledged.view_installed(shard, report.view_installed.number)
             case "initialised":
-                order = self._initialisation.shard_initialised(now, shard, report.initialised.grant)
-                if order is not None:
+                if (order := self._initialisation.shard_initialised(now, shard, report.initialised.grant)) is not None:
                     self._orders.append(RegistrarOrder(initialise=order))
                     # orders arrive in order: a shard that has this view has taken its parameters over
                     self._publish_view()

@@ -177,7 +177,8 @@ class RegistrarService(RegistrarServicer):
 
     def Pause(self, request: PauseRequest, context: grpc.ServicerContext) -> PauseResponse:
         with refusing(context, self._metrics), self._held:
-            self._registrar.pause(time.monotonic(), request.worker_id, request.incarnation, list(request.held))
+            now, who = time.monotonic(), (request.worker_id, request.incarnation)
+            self._registrar.pause(now, *who, request.held, request.number)
             self._send_orders()
             return PauseResponse()
 

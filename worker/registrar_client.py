@@ -168,9 +168,10 @@ class RegistrarClient:
             waiting.tell(response.message)
             self._pause_before_asking_again()
 
-    def pause(self, held: Sequence[int] = ()) -> None:
-        """Stops counting; `held` are lots that stay this worker's."""
-        self._call(self._stub.Pause, PauseRequest(worker_id=self.worker_id, incarnation=self.incarnation, held=held))
+    def pause(self, held: Sequence[int] = (), next_deal: int = 0) -> None:
+        """Stops counting; `held` are lots that stay this worker's, `next_deal` the number of its next request for data."""
+        who = {"worker_id": self.worker_id, "incarnation": self.incarnation}
+        self._call(self._stub.Pause, PauseRequest(**who, held=held, number=next_deal))
 
     def deal(self, request: DealRequest) -> DealResponse:
         """Asks for lots of data; fills in who asks."""

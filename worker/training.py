@@ -51,8 +51,9 @@ class Training:
         self.flush()
         if self.replica is not None:
             self.replica.suspend()
+        held, next_deal = self._ledger.held, self._num_deals + 1
         try:
-            self._ranks.from_first(lambda: self._membership.registrar.pause(self._ledger.held))
+            self._ranks.from_first(lambda: self._membership.registrar.pause(held, next_deal))
         except ExpiredError:
             logger.info("paused after the lease ran out")
         self._ledger.forget_unused()

@@ -120,6 +120,19 @@ class TestProgress:
             script.staged(first, len(script.rounds) + 1, len(script.rounds) + 1, lots=[lot.id for lot in answer.lots])
         assert (answer.state, sizes) == (DealResponse.STATE_OVER, 40)
 
+    def test_a_pause_that_was_delayed_takes_nothing_from_who_has_gone_on(self) -> None:
+        script, first, second = two_active()
+        deal(script, first, number=1)
+        script.registrar.pause(script.now, *second, (), 1)
+        script.activate(second)
+        lots = [lot.id for lot in deal(script, second, number=1).lots]
+        script.registrar.pause(script.now, *second, (), 1)
+        assert states(script) == {0: "active", 1: "active"}
+        assert script.registrar.sharing.dealer.own(1, lots) == lots
+        script.registrar.pause(script.now, *second, (), 2)
+        assert states(script) == {0: "active", 1: "paused"}
+        assert script.registrar.sharing.dealer.own(1, lots) == []
+
     def test_in_asynchronous_mode_nobody_waits_for_a_slow_one(self) -> None:
         script, first, second = two_active(mode="async", progress_timeout_seconds=5)
         script.at(6.0, first, second)
