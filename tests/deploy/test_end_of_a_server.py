@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 PROGRAM = """
-import os, signal
+import builtins, os, signal
 from pushpull.deploy import serve
 
 class Ended:
@@ -29,7 +29,7 @@ class OutlivesMain:
 
 serve.Server = Ended
 serve.shard_observer = lambda shard: None
-outlives_main = OutlivesMain()
+builtins.outlives_main = OutlivesMain()  # threads that wait for ever keep what is in __main__
 serve.serve(Config(), None, Speaker())
 """
 
