@@ -25,10 +25,10 @@ def main(folder: Path, number: int, side: int) -> None:
             for parameter in model:
                 parameter.grad = torch.ones_like(parameter)
             optimizer.step(num_samples=1)
-            ends.append(time.time())
 
         while not (folder / "enough").exists():
             step()
+            ends.append(time.time())
             (folder / f"steps_{number}").write_text(str(len(ends)))
             time.sleep(STEP_SECONDS)
         if number == 0:  # the others have left: what it pulls now is everything

@@ -40,7 +40,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.skipif(WHY
 class Job:
     """Servers and workers, each on a host of its own."""
 
-    def __init__(self, network: Network, folder: Path, mode: str, side: int = 64) -> None:
+    def __init__(self, network: Network, folder: Path, mode: str, side: int = 64, pull_codec: str = "fp32") -> None:
         self.network, self.folder = network, folder
         self.num_workers = sum(name.startswith("w") for name in network.hosts)
         self.hosts = network.hosts
@@ -51,6 +51,7 @@ class Job:
             f"lease_seconds={LEASE_SECONDS}",
             f"expected_workers={self.num_workers}",
             "damping=none",
+            f"pull_codec={pull_codec}",
         ]
         settings = [word for one in sets for word in ("--set", one)]
         for shard, address in enumerate(addresses):
@@ -167,7 +168,8 @@ def test_a_link_that_pushes_fill_for_a_minute_costs_nobody_its_lease(
     lines: list[str] = []
     links = {"s0": None, "s1": None, "w0": None, "w1": parse_link("10mbit/20ms")}
     with Network(links, TcpSettings(), lambda name, line: lines.append(f"{name}: {line}")) as network:
-        job = Job(network, tmp_path, mode, side=768)
+        # what comes back takes half as long as what is pushed, which has the link most of the time
+        job = Job(network, tmp_path, mode, side=768, pull_codec="bf16")
         try:
             job.wait_until(lambda: job.steps(1) >= 1, "the first step over the slow link")
             expired = job.status()["lease_expiries"]
@@ -183,5 +185,5 @@ def test_a_link_that_pushes_fill_for_a_minute_costs_nobody_its_lease(
         print(f"\n{mode}: {sent / 60 * 8 / 1e6:.1f} of 10 Mbit/s; steps {[s['applied'] for s in said]}")
     assert sent > 60 * 5e6 / 8, "the link was not full"
     assert expired == 0
-    assert not any("suspended" in line or "joins again" in line for line in lines)
+    assert [line for line in lines if "suspended" in line or "joins again" in line] == []
     assert [worker["dropped"] for worker in said] == [0, 0]
