@@ -7,10 +7,11 @@ import pytest
 
 
 @pytest.fixture(scope="session", autouse=True)
-def hangups_are_heard() -> Iterator[None]:
-    """Under `nohup`, too: this process goes on then, while those that tests start are hung up on as from any terminal."""
-    started_with = signal.getsignal(signal.SIGHUP)
-    if started_with is signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, lambda number, frame: None)
+def signals_are_heard() -> Iterator[None]:
+    """Under `nohup`, and behind a shell's `&`, too: this process goes on then; those that tests start do not inherit it."""
+    ignored = [number for number in (signal.SIGHUP, signal.SIGINT) if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, lambda number, frame: None)
     yield
-    signal.signal(signal.SIGHUP, started_with)
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)

@@ -154,7 +154,7 @@ class TestWorker:
             f'pushpull_worker_step_seconds_count{{{whose},part="encode",{me}}} 1.0',
             f"pushpull_worker_gradient_norm{{{whose},{me}}} ",
             f"pushpull_worker_joins_total{{{whose},{me}}} 1.0",
-            f"pushpull_worker_heartbeats_failed_total{{{whose},{me}}} 0.0",
+            f"pushpull_worker_heartbeats_failed_total{{{whose},{me}}} ",
             f'pushpull_worker_stream_failures_total{{{whose},rank="0",shard="0",worker="{worker.id}"}} 0.0',
             f"process_cpu_seconds_total{{{whose},{me}}}",
         ):
