@@ -119,10 +119,15 @@ class _Placed:
 
 def _sharing_memory(tensors: Iterable[NamedTensor]) -> Iterator[tuple[NamedTensor, NamedTensor]]:
     """Pairs with an element in common, of which the first is trained."""
-    placed = [_placed(each) for each in tensors if local_tensor(each.tensor).numel()]
+    placed = [_placed(each) for each in tensors if _has_address(local_tensor(each.tensor))]
     for neighbours in _neighbours(placed):
         if any(each.named.is_optimised for each in neighbours):
             yield from _common(neighbours)
+
+
+def _has_address(tensor: torch.Tensor) -> bool:
+    """Not one without elements, nor one of a class or device that tells of none: all of these seem to lie at 0."""
+    return tensor.numel() > 0 and tensor.data_ptr() != 0
 
 
 def _placed(named: NamedTensor) -> _Placed:

@@ -10,6 +10,7 @@ from torch import nn
 from pushpull.compression.carried_words import put_words, words_of
 from pushpull.protos.errors import SettingError
 from pushpull.worker.model_table import model_table
+from pushpull.worker.writable_memory import NamedTensor, check_writable
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Sparse CSR", "ignore:torch.quantize_per_tensor", "ignore:TypedStorage", "ignore:The PyTorch API of nested"
@@ -191,3 +192,21 @@ def test_a_buffer_whose_conjugate_torch_has_put_off_travels_as_what_it_shows() -
     taken = torch.zeros(2, dtype=torch.complex64).conj()
     put_words(taken, words_of(values.conj()))
     assert torch.equal(taken, values.conj())
+
+
+class WithoutAddress(torch.Tensor):
+    """Its values are elsewhere, as those of many devices and wrappers."""
+
+    @staticmethod
+    def __new__(cls, values: torch.Tensor) -> "WithoutAddress":
+        return torch.Tensor._make_wrapper_subclass(cls, values.shape, dtype=values.dtype, requires_grad=True)
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, arguments=(), options=None):  # type: ignore[no-untyped-def]
+        return cls(torch.empty(3)) if function is torch.ops.aten.detach.default else NotImplemented
+
+
+def test_tensors_that_tell_no_address_do_not_share_one() -> None:
+    tensors = [WithoutAddress(torch.zeros(3)) for _ in range(2)]
+    assert tensors[0].data_ptr() == tensors[1].data_ptr()
+    check_writable([NamedTensor(f"w{n}", tensor, True, True) for n, tensor in enumerate(tensors)])
