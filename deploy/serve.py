@@ -52,19 +52,21 @@ def serve(config: ServerConfig, announce_fd: int | None, speaker: Speaker) -> No
         server.stop()  # nobody would know where it is
         raise
     server.wait_for_end()
-    last.run(lambda: _end_at_last(config.shard, server))
+    # What fails from now on, on servers that end one after the other, does not make a failure of an end in order.
+    status = 1 if server.has_failed else 0
+    last.run(lambda: _end_at_last(config.shard, status))
     server.wait()
     # All is done. A signal that came while the interpreter ends would find no handler, and turn this end into a failure.
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _end_at_last(shard: int, server: Server) -> None:
+def _end_at_last(shard: int, status: int) -> None:
     """Whatever still goes on then - a step that is being applied, say - will not be told to anybody."""
     time.sleep(SERVER_END_SECONDS)
     print(f"pushpull: shard {shard} did not end in order within {SERVER_END_SECONDS:g} s", file=sys.stderr, flush=True)
     drain_standard_error(LAST_WORDS_SECONDS)
-    os._exit(1 if server.has_failed else 0)
+    os._exit(status)
 
 
 def _announce(shard: int, server: Server, fd: int | None) -> None:

@@ -9,7 +9,7 @@ import builtins, os, signal
 from pushpull.deploy import serve
 
 class Ended:
-    job_id, address, metrics_address = "", "a:1", None
+    job_id, address, metrics_address, has_failed = "", "a:1", None, False
     def __init__(self, *arguments): pass
     def start(self): pass
     def drain(self): pass
