@@ -120,11 +120,8 @@ class Talk(io.FileIO):
             thread = threading.Thread(target=self._run, name="standard-error", daemon=True)
             try:
                 thread.start()
-            except (
-                RuntimeError,
-                MemoryError,
-            ):  # no more threads or memory for this process (`ulimit`): it must still say so
-                return False
+            except (RuntimeError, MemoryError):
+                return False  # no more threads or memory for this process (`ulimit`): it must still say so
             self._thread = thread
         return True
 

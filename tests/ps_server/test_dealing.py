@@ -1,13 +1,9 @@
 """Dealing data: no sample lost, none used twice."""
 
 import random
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any
 
 import pytest
+from counted_events import counted_events
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -528,7 +524,7 @@ class TestManyLotsOfOneWorker:
         for _ in range(num_lots // MOST_LOTS_AT_ONCE + 1):
             ask(dealer, 0 if in_turns else 1, {0, 1}, **asking)
         assert len(dealer._epochs["", 0].of(1)) >= num_lots
-        with counted_lines() as lines:
+        with counted_events("line") as lines:
             if what == "lose":
                 dealer.lose(1)
             elif what == "leave":
@@ -544,22 +540,6 @@ class Listed(list[int]):
 
     def __contains__(self, number: object) -> bool:
         return any(each == number for each in self)
-
-
-@contextmanager
-def counted_lines() -> Iterator[list[int]]:
-    count = [0]
-
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
-        count[0] += event == "line"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        yield count
-    finally:
-        sys.settrace(before)
 
 
 class TestDataWithoutPositions:

@@ -1,14 +1,12 @@
 """What the registrar does for one report or join does not grow with the job. Counted, not timed: lines of Python that run."""
 
 import random
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import registrar_script
+from counted_events import counted_events
 from registrar_script import Key, Script
 
 from pushpull.protos.common_pb2 import ErrorCode
@@ -62,24 +60,6 @@ def job(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Large]:
     return start
 
 
-@contextmanager
-def counted_work() -> Iterator[list[int]]:
-    """Lines of Python and elements that comprehensions go through: each is a line event."""
-    count = [0]
-
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
-        count[0] += event in ("line", "call")
-        frame.f_trace_opcodes = False
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        yield count
-    finally:
-        sys.settrace(before)
-
-
 def staged_round(script: Large, number: int) -> None:
     for key in script.keys:
         staged = StepStaged(
@@ -111,7 +91,7 @@ def test_a_report_costs_the_same_in_a_large_job(
     for size in (SMALL, LARGE):
         script = job(*size, mode=mode)
         act(script, 1)
-        with counted_work() as work:
+        with counted_events("line", "call") as work:
             act(script, 2)
         costs.append(work[0] / (size[0] * size[1]))
     assert costs[1] < SLACK * costs[0]
@@ -121,7 +101,7 @@ def test_a_heartbeat_costs_the_same_in_a_large_job(job: Callable[..., Large]) ->
     costs = []
     for size in (SMALL, LARGE):
         script = job(*size)
-        with counted_work() as work:
+        with counted_events("line", "call") as work:
             script.registrar.heartbeat(script.now, *script.keys[-1], WorkerReport())
             assert script.registrar.num_workers == size[0]
         costs.append(work[0])
@@ -143,7 +123,7 @@ class TestManyJoins:
         costs = []
         for number in range(3000):
             if number in (400, 2999):
-                with counted_work() as work:
+                with counted_events("line", "call") as work:
                     come_and_go(script, log)
                 costs.append((work[0], script.views[-1].ByteSize() // 8))
             else:
