@@ -81,7 +81,7 @@ def measure(options: Options) -> dict[str, object]:
                 )
             ranks.end((False, 0))
     return {
-        "elements": sum(elements(shape) for _, shape in transformer(options.num_elements)),
+        "elements": _num_elements(options),
         "repetitions": options.repetitions,
         "gloo_elements_per_second": _rate(options, gloo_times),
         "gloo_adamw_elements_per_second": _rate(options, gloo_adamw_times),
@@ -90,7 +90,12 @@ def measure(options: Options) -> dict[str, object]:
 
 
 def _rate(options: Options, seconds: Sequence[float]) -> float:
-    return options.num_elements * options.steps / statistics.median(seconds)
+    return _num_elements(options) * options.steps / statistics.median(seconds)
+
+
+def _num_elements(options: Options) -> int:
+    """That are exchanged: a transformer of about as many as were asked for, and never a tiny one."""
+    return sum(elements(shape) for _, shape in transformer(options.num_elements))
 
 
 def _launch(pair: str, common: Sequence[str]) -> list[str]:

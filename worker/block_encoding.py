@@ -76,6 +76,10 @@ class DeviceEncoding:
     def __init__(self, encoder: GradientEncoder) -> None:
         self._encoder = encoder
         self.bounds: Sequence[int] = encoder.bounds
+        self._on_device: list[DeviceEncoder | None] = [
+            found if isinstance(found := encoder.of(block), DeviceEncoder) else None
+            for block in range(len(encoder.bounds))
+        ]
         self._streams = EncodingStreams()
 
     def after(self, ready: "torch.cuda.Event | None", gradient: torch.Tensor) -> AbstractContextManager[None]:
@@ -89,10 +93,10 @@ class DeviceEncoding:
         return checksum_of_tensor(values)
 
     def encode(self, block: int, values: Any, out: Bytes, seed: int) -> int:
-        encoder = self._encoder.of(block)
-        if isinstance(encoder, DeviceEncoder):
+        encoder = self._on_device[block]
+        if encoder is not None:
             return frame_to_host(encoder.encode_on_device(block, values, seed), out)
-        return encoder.encode(block, values.cpu().numpy(), out, seed)
+        return self._encoder.encode(block, values.cpu().numpy(), out, seed)
 
     def squares(self, values: Any) -> float:
         return float(values.double().square().sum())

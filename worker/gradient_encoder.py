@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,10 +46,12 @@ class GradientEncoder:
         return self._of_block[block]
 
     def encode(self, block: int, values: Floats, out: Bytes, seed: int) -> int:
-        """Encodes values, and what is remembered, into `out`; returns the bytes written. Raises NonFiniteError."""
-        encoder = self._of_block[block]
-        assert not isinstance(encoder, DeviceEncoder)
-        return encoder.encode(block, values, out, seed)
+        """Encodes values, and what is remembered, into `out`; returns the bytes written. Raises NonFiniteError.
+
+        Only where `build` makes encoders of the host: asking each of them what it is, is slow while threads want the
+        interpreter.
+        """
+        return cast(Encoder, self._of_block[block]).encode(block, values, out, seed)
 
     def commit(self, blocks: Iterable[int]) -> None:
         """These frames count."""

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
@@ -45,7 +46,7 @@ class TensorMemory:
         self._tensors = tuple(tensors)
         self._live = live or {}
         self._before_writing = before_writing
-        self._flat: list[Floats | None] = [None] * len(self._tensors)
+        self._flat: list[_FlatView | None] = [None] * len(self._tensors)
         self._written: set[int] = set()
         self._changed: set[int] = set()
         self._checksums: dict[int, int] = {}
@@ -54,17 +55,15 @@ class TensorMemory:
     def refresh(self) -> None:
         """Looks again where the tensors lie: a model may be moved between steps."""
         self._before_writing()
-        self._flat = [
-            None if tensor is None or entry in self._words else _flat_view(self._local(entry))
-            for entry, tensor in enumerate(self._tensors)
-        ]
+        for entry, tensor in enumerate(self._tensors):
+            if tensor is not None and entry not in self._words:
+                self._look(entry, self._local(entry))
 
     def write(self, block: PlanBlock, frame: Frame) -> None:
         """Replaces a block's values by a frame's."""
         self._changed.add(block.id)
-        flat = self._flat[block.entry]
-        if flat is not None and block.span is not None:
-            part = flat[slice(*block.span)]
+        part = self._part(block)
+        if part is not None:
             frame.decode_into(part)
             self._note(block, part)
             return
@@ -75,9 +74,8 @@ class TensorMemory:
     def copy(self, block: PlanBlock, values: Floats) -> None:
         """Replaces a block's values by others, float32 [n]."""
         self._changed.add(block.id)
-        flat = self._flat[block.entry]
-        if flat is not None and block.span is not None:
-            part = flat[slice(*block.span)]
+        part = self._part(block)
+        if part is not None:
             part[:] = values
             self._note(block, part)
             return
@@ -145,7 +143,20 @@ class TensorMemory:
             return ((block, checksum(_part(words, block))) for block in blocks)
         if tensor.is_cuda:
             return ((block, _checksum_of_block(tensor, block)) for block in blocks)
-        return ((block, checksum(values)) for block, values in values_of_blocks(tensor, blocks))
+        found = _values_of_blocks(tensor, blocks, self._look(entry, tensor))
+        return ((block, checksum(values)) for block, values in found)
+
+    def _look(self, entry: int, local: torch.Tensor) -> Floats | None:
+        """The entry's memory in one piece, if it is that."""
+        known = self._flat[entry]
+        if known is None or not known.is_of(local):
+            known = self._flat[entry] = _FlatView.of(local)
+        return None if known is None else known.values
+
+    def _part(self, block: PlanBlock) -> Floats | None:
+        """The block's place in memory, if it is one piece."""
+        flat = self._flat[block.entry]
+        return None if flat is None or block.span is None else flat.values[slice(*block.span)]
 
     def _note(self, block: PlanBlock, values: Floats) -> None:
         """Written through memory, while it is still in the processor's cache."""
@@ -188,7 +199,12 @@ def values_of_blocks(tensor: torch.Tensor, blocks: Sequence[PlanBlock]) -> Itera
 
     torch is asked once for all of them: each call into it gives the interpreter's lock away and has to get it back.
     """
-    flat = _flat_view(tensor)
+    return _values_of_blocks(tensor, blocks, _flat_values(tensor))
+
+
+def _values_of_blocks(
+    tensor: torch.Tensor, blocks: Sequence[PlanBlock], flat: Floats | None
+) -> Iterator[tuple[PlanBlock, Floats]]:
     for block in blocks:
         if flat is not None and block.span is not None:
             yield block, flat[slice(*block.span)]
@@ -205,7 +221,31 @@ def _copied_values(tensor: torch.Tensor, block: PlanBlock) -> Floats:
     return values
 
 
-def _flat_view(tensor: torch.Tensor) -> Floats | None:
+@dataclass(frozen=True)
+class _FlatView:
+    """A tensor's own memory as float32 [n]. It keeps the memory, so nothing else can lie at that address meanwhile."""
+
+    address: int
+    values: Floats
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> "_FlatView | None":
+        """None if it does not lie in one piece on the CPU."""
+        flat = _flat_values(tensor)
+        return None if flat is None else cls(tensor.data_ptr(), flat)
+
+    def is_of(self, tensor: torch.Tensor) -> bool:
+        """Whether the tensor still lies there. Asks torch for nothing that gives the interpreter's lock away."""
+        return (
+            tensor.is_cpu
+            and tensor.dtype == torch.float32
+            and tensor.data_ptr() == self.address
+            and tensor.numel() == self.values.size
+            and tensor.is_contiguous()
+        )
+
+
+def _flat_values(tensor: torch.Tensor) -> Floats | None:
     """The tensor's own memory as float32 [n], if it lies in one piece on the CPU."""
     if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or not tensor.is_contiguous():
         return None
