@@ -11,6 +11,8 @@ LENGTH_DELIMITED = 2
 ALIGNMENT = 4
 PADDING_FIELD = 15
 """Of every inner message with a payload."""
+MOST_FIELDS = 64
+"""Of an inner message that are looked at for its payload. None of ours has half as many."""
 
 
 def join_payload(field: int, head: bytes, payload_field: int, payload: memoryview) -> bytes:
@@ -52,7 +54,7 @@ def split_payload(data: bytes, payload_fields: Mapping[int, int]) -> tuple[bytes
         if field not in payload_fields or end != len(view):
             return data, view[:0]
         position = start
-        while position < end:
+        for _ in range(MOST_FIELDS):
             number, value, after = _field(view, position)
             if number == payload_fields[field]:
                 head = b"".join((view[start:position], view[after:end]))

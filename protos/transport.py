@@ -23,7 +23,8 @@ _SERVER_OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 8_000),
     ("grpc.max_connection_idle_ms", 60_000),
-    ("grpc.max_concurrent_streams", 64),
+    # Nobody of ours has more than a few on one connection.
+    ("grpc.max_concurrent_streams", 16),
 ]
 
 CLIENT_OPTIONS: list[tuple[str, int]] = [

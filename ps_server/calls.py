@@ -2,7 +2,8 @@
 
 from ..protos.transport import MOST_REQUEST_BYTES
 from .config import ServerConfig
-from .doors import CONTROL_BYTES, Door, Doors
+from .doors import CONTROL_BYTES, Door, Doors, Method
+from .envelope import MOST_QUESTION_BYTES
 from .metrics import ServerMetrics
 
 MOST_PLAN_BYTES = 4 << 20
@@ -11,21 +12,21 @@ MOST_REPORT_BYTES = 1 << 17
 """A heartbeat of a worker that logs 1,000 names has 70 KiB."""
 
 REGISTRAR = {
-    "Enrol": ("control", MOST_PLAN_BYTES),
-    "Leave": ("control", MOST_REPORT_BYTES),
-    "Heartbeat": ("heartbeats", MOST_REPORT_BYTES),
-    "Status": ("status", CONTROL_BYTES),
-    "Link": ("links", MOST_REQUEST_BYTES),
+    "Enrol": Method(most_bytes=MOST_PLAN_BYTES),
+    "Leave": Method(most_bytes=MOST_REPORT_BYTES),
+    "Heartbeat": Method("heartbeats", MOST_REPORT_BYTES),
+    "Status": Method("status"),
+    "Link": Method("links", MOST_REQUEST_BYTES, most_first_bytes=CONTROL_BYTES),
 }
 SHARD = {
-    "Exchange": ("exchanges", MOST_REQUEST_BYTES),
-    "Status": ("status", CONTROL_BYTES),
-    "Beat": ("heartbeats", CONTROL_BYTES),
-    "Recorded": ("heartbeats", CONTROL_BYTES),
-    "Masters": ("copies", CONTROL_BYTES),
+    "Exchange": Method("exchanges", MOST_REQUEST_BYTES, most_first_bytes=MOST_QUESTION_BYTES),
+    "Status": Method("status"),
+    "Beat": Method("heartbeats"),
+    "Recorded": Method("heartbeats"),
+    "Masters": Method("copies"),
 }
-HEALTH = {"Check": ("health", CONTROL_BYTES), "List": ("health", CONTROL_BYTES), "Watch": ("watches", CONTROL_BYTES)}
-REFLECTION = {"ServerReflectionInfo": ("status", CONTROL_BYTES)}
+HEALTH = {"Check": Method("health"), "List": Method("health"), "Watch": Method("watches")}
+REFLECTION = {"ServerReflectionInfo": Method("status")}
 
 
 def doors_of(config: ServerConfig, metrics: ServerMetrics) -> Doors:

@@ -16,6 +16,7 @@ import grpc
 from ..protos.errors import BadRequestError, BusyError
 from .handler_pool import HandlerPool
 from .metrics import ServerMetrics
+from .reading import Reader
 from .rpc import end_call, refuse, refusing
 from .shard_readings import PoolFigures
 from .silent_call_log import AGAIN_SECONDS, Seldom, tell_silent_call
@@ -31,10 +32,14 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 @dataclass(frozen=True)
-class Unreadable:
-    """Stands for a message that cannot be taken in, so that the call is refused with a sentence."""
+class Method:
+    """How calls of it come in."""
 
-    reason: str
+    door: str = "control"
+    most_bytes: int = CONTROL_BYTES
+    """Of one request."""
+    most_first_bytes: int = 1 << 62
+    """Of the first message of a stream, if that is less: of a caller who has not said yet who it is."""
 
 
 class Door:
@@ -97,10 +102,13 @@ class Door:
 
 
 class _Opened:
-    """The messages of one call: the first in time, and none that cannot be read."""
+    """The messages of one call: the first in time, and each read when it is asked for.
 
-    def __init__(self, door: Door, method: str, messages: Iterator[Any], context: grpc.ServicerContext) -> None:
-        self._door, self._method, self._messages, self._context = door, method, messages, context
+    gRPC itself would read them before anybody has measured them, and write a traceback into the log for each stranger's byte.
+    """
+
+    def __init__(self, method: "_Opening", messages: Iterator[bytes], context: grpc.ServicerContext) -> None:
+        self._method, self._messages, self._context = method, messages, context
         self._begun = False
 
     def __iter__(self) -> Iterator[Any]:
@@ -108,13 +116,23 @@ class _Opened:
 
     def __next__(self) -> Any:
         if self._begun:
-            message = next(self._messages)
-        else:
-            self._begun = True
-            message = self._door.first(self._method, self._messages, self._context)
-        if isinstance(message, Unreadable):
-            raise BadRequestError(message.reason)
-        return message
+            return self._method.reader.read(next(self._messages))
+        self._begun = True
+        return self._method.first_reader.read(self._method.door.first(self._method.name, self._messages, self._context))
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """What it takes to begin a call of a method."""
+
+    name: str
+    door: Door
+    first_reader: Reader
+    reader: Reader
+
+    def opened(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> _Opened:
+        """Its messages."""
+        return _Opened(self, messages, context)
 
 
 class Doors(grpc.GenericRpcHandler):
@@ -142,19 +160,22 @@ class Doors(grpc.GenericRpcHandler):
         """Of all threads."""
         return [door.pool.figures() for door in self._doors.values()]
 
-    def add(self, service: str, handlers: Mapping[str, Handler], doors: Mapping[str, tuple[str, int]]) -> None:
-        """Adds the methods of a service; `doors` gives (door, bytes of one request at most) by method, where they are
-        not those of a small question to the registrar."""
+    def add(self, service: str, handlers: Mapping[str, Handler], methods: Mapping[str, Method]) -> None:
+        """Adds the methods of a service. Those that `methods` does not name are small questions to the registrar."""
         for name, handler in handlers.items():
-            door, most_bytes = doors.get(name, ("control", CONTROL_BYTES))
-            self._methods[f"/{service}/{name}"] = (
-                self._doors[door],
-                self._behind(self._doors[door], name, handler, most_bytes),
+            method = methods.get(name, Method())
+            door = self._doors[method.door]
+            opening = _Opening(
+                name,
+                door,
+                Reader(handler.request_deserializer, min(method.most_bytes, method.most_first_bytes)),
+                Reader(handler.request_deserializer, method.most_bytes),
             )
+            self._methods[f"/{service}/{name}"] = door, self._behind(opening, handler)
 
-    def adder(self, doors: Mapping[str, tuple[str, int]]) -> Any:
+    def adder(self, methods: Mapping[str, Method]) -> Any:
         """To be given to a generated `add_...Servicer_to_server` instead of a server."""
-        return _Adder(self, doors)
+        return _Adder(self, methods)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "Handler | None":
         """Of gRPC: who handles a call, decided before a thread is given to it."""
@@ -164,36 +185,36 @@ class Doors(grpc.GenericRpcHandler):
         door, handler = found
         return self._busy(handler) if door.is_crowded else handler
 
-    def _behind(self, door: Door, name: str, handler: Handler, most_bytes: int) -> Handler:
+    def _behind(self, opening: _Opening, handler: Handler) -> Handler:
         """The same method, read as a stream: only so can a call without a message be ended, or be refused unread."""
-        read = readable(handler.request_deserializer, most_bytes)
+        pool = opening.door.pool
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
-                _on(door.pool, self._streaming(door, name, handler)), read, handler.response_serializer
+                _on(pool, self._streaming(opening, handler)), None, handler.response_serializer
             )
         return grpc.stream_unary_rpc_method_handler(
-            _on(door.pool, self._answering(door, name, handler)), read, handler.response_serializer
+            _on(pool, self._answering(opening, handler)), None, handler.response_serializer
         )
 
-    def _answering(self, door: Door, name: str, handler: Handler) -> Callable[..., Any]:
+    def _answering(self, opening: _Opening, handler: Handler) -> Callable[..., Any]:
         assert handler.unary_unary is not None
         method = handler.unary_unary
 
-        def answer(messages: Iterator[Any], context: grpc.ServicerContext) -> Any:
-            return method(self._only_request(_Opened(door, name, messages, context), context), context)
+        def answer(messages: Iterator[bytes], context: grpc.ServicerContext) -> Any:
+            return method(self._only_request(opening.opened(messages, context), context), context)
 
         return answer
 
-    def _streaming(self, door: Door, name: str, handler: Handler) -> Callable[..., Any]:
+    def _streaming(self, opening: _Opening, handler: Handler) -> Callable[..., Any]:
         if handler.request_streaming:
             assert handler.stream_stream is not None
             both = handler.stream_stream
-            return lambda messages, context: both(_Opened(door, name, messages, context), context)
+            return lambda messages, context: both(opening.opened(messages, context), context)
         assert handler.unary_stream is not None
         method = handler.unary_stream
 
-        def answers(messages: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-            yield from method(self._only_request(_Opened(door, name, messages, context), context), context)
+        def answers(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
+            yield from method(self._only_request(opening.opened(messages, context), context), context)
 
         return answers
 
@@ -210,7 +231,7 @@ class Doors(grpc.GenericRpcHandler):
             if handler.response_streaming
             else grpc.stream_unary_rpc_method_handler
         )
-        return make(_on(self._refusals, refuse_unread), handler.request_deserializer, handler.response_serializer)
+        return make(_on(self._refusals, refuse_unread), None, handler.response_serializer)
 
     def _sweep(self) -> None:
         while not self._closed.wait(SWEEP_SECONDS):
@@ -221,7 +242,7 @@ class Doors(grpc.GenericRpcHandler):
 class _Adder:
     """What generated code needs of a server."""
 
-    def __init__(self, doors: Doors, methods: Mapping[str, tuple[str, int]]) -> None:
+    def __init__(self, doors: Doors, methods: Mapping[str, Method]) -> None:
         self._doors = doors
         self._methods = methods
 
@@ -230,20 +251,6 @@ class _Adder:
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
         self._doors.add(service, handlers, self._methods)
-
-
-def readable(parse: Callable[[bytes], Any] | None, most_bytes: int) -> Callable[[bytes], Any]:
-    """A deserializer that never raises: gRPC would write a traceback into the log for every stranger's byte."""
-
-    def read(data: bytes) -> Any:
-        if len(data) > most_bytes:
-            return Unreadable(f"a message of {len(data)} bytes is too large here; at most {most_bytes} are taken")
-        try:
-            return data if parse is None else parse(data)
-        except Exception as error:
-            return Unreadable(f"a message that cannot be read: {error}")
-
-    return read
 
 
 def _on(pool: HandlerPool, behaviour: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from operator import ne
 
 from ..compression.parameter_encoders import parse_parameter_encoders
 from ..protos.common_pb2 import OptimizerSpecification, Plan
@@ -51,11 +52,13 @@ class Enrolment:
 
         Raises:
             BadRequestError, SettingError: the plan contradicts itself, or there is no such optimizer.
-            PlanMismatchError: the file of initial values does not fit it.
+            PlanMismatchError: the file of initial values does not fit it, or it is not the job's.
             OverBudgetError: too many blocks, or too much for one worker.
         """
         if self.plan is not None:
-            return Examined(plan_digest(request.plan), None)
+            digest = b"" if _is_of_another_size(self.plan, request.plan) else plan_digest(request.plan)
+            self._check_same(self.plan, request, digest)
+            return Examined(digest, None)
         check_plan(request.plan, self.num_shards)
         if self.initial is not None:
             self.initial.check(request.plan)
@@ -73,24 +76,35 @@ class Enrolment:
         demands = examined.demands if self.plan is None else self._demands
         if self.plan is None or self.optimizer is None:
             self._demands = check_budget(request, self.settings, self.num_shards, num_trainers, demands)
-            self.plan, self.optimizer = request.plan, request.optimizer
             self.first_worker, self._digest = request.worker_id, examined.plan_digest
+            # The plan last: `examine` compares with the others once it sees it.
+            self.optimizer = request.optimizer
+            self.plan = request.plan
             return True
-        mine, theirs = f"worker {request.worker_id}", f"worker {self.first_worker}"
-        if examined.plan_digest != self._digest or request.plan.fingerprint != self.plan.fingerprint:
-            raise PlanMismatchError(
-                f"the model of {mine} differs from that of {theirs}: {plan_difference(self.plan, request.plan)}"
-            )
+        self._check_same(self.plan, request, examined.plan_digest)
         difference = optimizer_difference(self.optimizer, request.optimizer)
         if difference is not None:
-            raise OptimizerMismatchError(f"the optimizer of {mine} differs from that of {theirs}: {difference}")
+            raise OptimizerMismatchError(
+                f"the optimizer of worker {request.worker_id} differs from that of worker {self.first_worker}: {difference}"
+            )
         check_budget(request, self.settings, self.num_shards, num_trainers, demands)
         return False
+
+    def _check_same(self, plan: Plan, request: EnrolRequest, digest: bytes) -> None:
+        if digest != self._digest:
+            raise PlanMismatchError(
+                f"the model of worker {request.worker_id} differs from that of worker {self.first_worker}: "
+                f"{plan_difference(plan, request.plan)}"
+            )
 
     @property
     def agreed(self) -> tuple[Plan, OptimizerSpecification] | None:
         """The job's plan and optimizer, once a worker has enrolled."""
         return None if self.plan is None or self.optimizer is None else (self.plan, self.optimizer)
+
+
+def _is_of_another_size(ours: Plan, theirs: Plan) -> bool:
+    return (len(ours.parameters), len(ours.blocks)) != (len(theirs.parameters), len(theirs.blocks))
 
 
 def check_budget(
@@ -163,7 +177,11 @@ def plan_difference(ours: Plan, theirs: Plan) -> str:
             return f"{mine.name} is in parameter group {other.group}, not {mine.group}"
         if list(mine.aliases) != list(other.aliases):
             return f"{mine.name} is tied to {list(other.aliases)}, not to {list(mine.aliases)}"
-    if ours.block_elements != theirs.block_elements or list(ours.blocks) != list(theirs.blocks):
+    if (
+        ours.block_elements != theirs.block_elements
+        or len(ours.blocks) != len(theirs.blocks)
+        or any(map(ne, ours.blocks, theirs.blocks))
+    ):
         return f"its blocks are cut differently (block_elements {theirs.block_elements}, not {ours.block_elements})"
     return f"its plan has the fingerprint {theirs.fingerprint}, not {ours.fingerprint}: another version of pushpull made it"
 

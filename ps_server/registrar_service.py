@@ -159,6 +159,8 @@ class RegistrarService(RegistrarServicer):
 
     def Enrol(self, request: EnrolRequest, context: grpc.ServicerContext) -> EnrolResponse:
         with refusing(context, self._metrics):
+            with self._held:  # nobody looks at a stranger's plan
+                self._registrar.roster.caller(time.monotonic(), request.worker_id, request.incarnation)
             examined = self._registrar.examine(request)  # a large model takes time; nobody waits for it
             with self._held:
                 response = self._registrar.enrol(time.monotonic(), request, examined)

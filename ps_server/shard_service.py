@@ -42,7 +42,7 @@ class ShardService(ShardServicer):
 
     def Exchange(self, request_iterator: Iterator[Received], context: grpc.ServicerContext) -> Iterator[bytes]:
         with refusing(context, self._metrics):
-            first = next(request_iterator).message
+            first = next(request_iterator).read()
             if first.WhichOneof("message") != "hello":
                 raise BadRequestError("the first message of an exchange is Hello")
             session = self._engine.open(first.hello)
@@ -89,15 +89,13 @@ class ShardService(ShardServicer):
         # The end of the worker's messages does not end the stream: answers may still be on their way.
 
     def _dispatch(self, session: Session, received: Received) -> None:
-        message = received.message
+        message = received.read(session.limits.num_blocks)
         match message.WhichOneof("message"):
             case "frames":
                 self._engine.frames(session, message.frames, received)
             case "commit":
-                received.check_is_small(session.limits.num_blocks)
                 self._engine.commit(session, message.commit)
             case "pull":
-                received.check_is_small(session.limits.num_blocks)
                 self._engine.pull(session, message.pull)
             case "initial_values":
                 self._engine.initial_values(session.key, message.initial_values, received)

@@ -15,6 +15,7 @@ from contextlib import suppress
 import grpc
 
 from pushpull.protos.common_pb2 import Block, OptimizerSpecification, Parameter, Plan
+from pushpull.protos.payloads import PADDING_FIELD, join_payload
 from pushpull.protos.registrar_pb2 import (
     EnrolRequest,
     HeartbeatRequest,
@@ -22,10 +23,12 @@ from pushpull.protos.registrar_pb2 import (
     JoinRequest,
     LeaveRequest,
     Role,
+    ShardReport,
+    StepStaged,
     WorkerReport,
 )
 from pushpull.protos.registrar_pb2_grpc import RegistrarStub
-from pushpull.protos.shard_pb2 import Pull, WorkerMessage
+from pushpull.protos.shard_pb2 import Commit, Pull, WorkerMessage
 from pushpull.protos.transport import dial
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -137,6 +140,26 @@ def plans_with_many_blocks(target: Target) -> int:
     return num_plans
 
 
+def messages_of_many_parts(target: Target) -> int:
+    """Each two bytes are an empty message, as many as methods take bytes, twelve at once."""
+    groups = bytes([Commit.GROUPS_FIELD_NUMBER << 3 | 2, 0])
+    staged = bytes([StepStaged.GROUPS_FIELD_NUMBER << 3 | 2, 0])
+    blocks = bytes([Plan.BLOCKS_FIELD_NUMBER << 3 | 2, 0])
+    nothing = memoryview(b"")
+    exchange = [
+        join_payload(WorkerMessage.COMMIT_FIELD_NUMBER, groups * (num_bytes // 2), PADDING_FIELD, nothing)
+        for num_bytes in (15 << 20, 1_000_000)
+    ]
+    link = join_payload(ShardReport.STAGED_FIELD_NUMBER, staged * (7 << 20), PADDING_FIELD, nothing)
+    enrol = join_payload(EnrolRequest.PLAN_FIELD_NUMBER, blocks * ((2 << 20) - 50), PADDING_FIELD, nothing)
+    calls = [
+        *(("/pushpull.v1.Shard/Exchange", message) for message in exchange),
+        ("/pushpull.v1.Registrar/Link", link),
+        ("/pushpull.v1.Registrar/Enrol", enrol),
+    ]
+    return _at_once(12, target, lambda stub: stub(*random.choice(calls)))
+
+
 def slow_reader(target: Target) -> int:
     """A worker that has joined with the job's model, asks for it again and again and reads nothing."""
     import torch
@@ -198,7 +221,8 @@ ATTACKS: dict[Callable[[Target], int], int] = {
     joins_and_leaves: 5_000,
     large_reports: 50,
     gzip_bombs: 50,
-    plans_with_many_blocks: 5,
+    plans_with_many_blocks: 50,
+    messages_of_many_parts: 50,
     slow_reader: 200_000,
     garbage: 500,
     questions: 100,

@@ -12,12 +12,23 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from raw_worker import RawWorker, cluster
 from structlog.testing import capture_logs
 
+from pushpull.protos.common_pb2 import Plan
 from pushpull.protos.errors import BadRequestError, BusyError, error_of_call
-from pushpull.protos.registrar_pb2 import HeartbeatRequest, JobStatusRequest, WorkerReport
+from pushpull.protos.payloads import join_payload
+from pushpull.protos.registrar_pb2 import (
+    EnrolRequest,
+    HeartbeatRequest,
+    JobStatusRequest,
+    ShardReport,
+    StepStaged,
+    WorkerReport,
+)
 from pushpull.protos.registrar_pb2_grpc import RegistrarStub
-from pushpull.protos.transport import dial
-from pushpull.ps_server.calls import HEALTH, MOST_REPORT_BYTES, REGISTRAR, SHARD
-from pushpull.ps_server.doors import Unreadable, readable
+from pushpull.protos.shard_pb2 import Commit, WorkerMessage
+from pushpull.protos.transport import MOST_REQUEST_BYTES, dial
+from pushpull.ps_server.calls import HEALTH, MOST_PLAN_BYTES, MOST_REPORT_BYTES, REGISTRAR, SHARD
+from pushpull.ps_server.envelope import MOST_QUESTION_BYTES
+from pushpull.ps_server.reading import Reader
 from pushpull.ps_server.server import Server
 from pushpull.ps_server.silent_call_log import Seldom
 from pushpull.ps_server.silent_calls import SilentCalls
@@ -54,7 +65,7 @@ class Silent:
     """Calls that are opened and never say anything, over as many connections as it takes."""
 
     def __init__(self, address: str, method: str, num_calls: int) -> None:
-        self._channels = [dial(address) for _ in range(1 + num_calls // 50)]
+        self._channels = [dial(address) for _ in range(1 + num_calls // 10)]
         self._never = threading.Event()
         self.calls = [
             self._channels[index % len(self._channels)].stream_stream(method)(silence(self._never))
@@ -250,6 +261,33 @@ class TestSilentCalls:
 
 def test_a_message_is_measured_before_it_is_parsed() -> None:
     parsed: list[bytes] = []
-    read = readable(lambda data: parsed.append(data), most_bytes=3)
-    assert isinstance(read(b"1234"), Unreadable)
+    with pytest.raises(BadRequestError, match="at most 3"):
+        Reader(parsed.append, most_bytes=3).read(b"1234")
     assert parsed == []
+
+
+def of_empty(num_bytes: int, field: int, inner_field: int) -> bytes:
+    """A message of one message, which is a list of empty ones: forty to eighty bytes in memory for each two here."""
+    return join_payload(field, bytes([inner_field << 3 | 2, 0]) * (num_bytes // 2), 15, memoryview(b""))
+
+
+ENROL = {"field": EnrolRequest.PLAN_FIELD_NUMBER, "inner_field": Plan.BLOCKS_FIELD_NUMBER}
+LINK = {"field": ShardReport.STAGED_FIELD_NUMBER, "inner_field": StepStaged.GROUPS_FIELD_NUMBER}
+EXCHANGE = {"field": WorkerMessage.COMMIT_FIELD_NUMBER, "inner_field": Commit.GROUPS_FIELD_NUMBER}
+
+
+@pytest.mark.parametrize(
+    ("method", "num_bytes", "fields"),
+    [
+        ("/pushpull.v1.Registrar/Enrol", MOST_PLAN_BYTES - 99, ENROL),
+        ("/pushpull.v1.Registrar/Link", MOST_REQUEST_BYTES - 99, LINK),
+        ("/pushpull.v1.Shard/Exchange", MOST_REQUEST_BYTES - 99, EXCHANGE),
+        ("/pushpull.v1.Shard/Exchange", MOST_QUESTION_BYTES - 99, EXCHANGE),
+    ],
+)
+def test_a_message_that_would_become_large_is_refused_unread(
+    server: Server, method: str, num_bytes: int, fields: dict[str, int]
+) -> None:
+    with dial(server.address) as channel, pytest.raises(grpc.RpcError) as refused:
+        list(channel.stream_stream(method)(iter([of_empty(num_bytes, **fields)]), timeout=30))
+    assert "too large" in str(error_of_call(refused.value))

@@ -1,0 +1,48 @@
+"""Reading what came over the network: measured first, and only then made into a message."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..protos.errors import BadRequestError
+from ..protos.message_parts import has_more_parts_than
+from .plan_check import MOST_BLOCKS
+
+MOST_PARTS = 2 * MOST_BLOCKS
+"""Of one message: see `message_parts`. Ten MiB of memory; the largest that is honest is a plan of that many blocks and
+parameters."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Of the messages of one kind."""
+
+    parse: Callable[[bytes], Any] | None
+    """The `FromString` of its class, or what stands for one; None leaves bytes."""
+    most_bytes: int
+
+    def read(self, data: bytes) -> Any:
+        """The message.
+
+        Raises:
+            BadRequestError: it is too large, would be once it is read, or is no such message.
+        """
+        if len(data) > self.most_bytes:
+            raise BadRequestError(
+                f"a message of {len(data)} bytes is too large here; at most {self.most_bytes} are taken"
+            )
+        try:
+            if self._has_too_many_parts(data):
+                raise BadRequestError(
+                    f"a message of more than {MOST_PARTS} parts is too large; a model of so many blocks and parameters needs a "
+                    "larger block_elements, or none"
+                )
+            return data if self.parse is None else self.parse(data)
+        except BadRequestError:
+            raise
+        except Exception as error:
+            raise BadRequestError(f"a message that cannot be read: {error}") from error
+
+    def _has_too_many_parts(self, data: bytes) -> bool:
+        kind = getattr(getattr(self.parse, "__self__", None), "DESCRIPTOR", None)
+        return kind is not None and has_more_parts_than(MOST_PARTS, data, kind)
