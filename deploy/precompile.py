@@ -10,14 +10,16 @@ import time
 from ..compression.encoder_spec import MEMORIES, parse_encoder
 from ..compression.kernels import CACHE_FOLDER
 from ..compression.spec import example_specs
-from ..ps_server.optimizers.slots import warm_up
+from ..ps_server import message_parts
+from ..ps_server.optimizers import slots
 
 
 def compile_all() -> None:
-    """Compiles what any codec, any memory and 8-bit optimizer state need, or finds it compiled."""
+    """Compiles what any codec, any memory, 8-bit optimizer state and a server's doors need, or finds it compiled."""
     for spec in (*example_specs(), *(family.example for family in MEMORIES)):
         parse_encoder(spec).warm_up()
-    warm_up()
+    slots.warm_up()
+    message_parts.warm_up()
 
 
 def main() -> None:

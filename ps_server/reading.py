@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..protos.errors import BadRequestError
-from ..protos.message_parts import has_more_parts_than
+from .message_parts import has_more_parts_than
 from .plan_check import MOST_BLOCKS
 
 MOST_PARTS = 2 * MOST_BLOCKS

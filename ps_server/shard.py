@@ -10,6 +10,7 @@ from ..protos.common_pb2 import JobSpecification
 from ..protos.errors import FrameError, PlanMismatchError, StepError, UnknownBlockError, WrongJobError
 from ..protos.registrar_pb2 import Initialise, Initialised, InstallPlan, PlanInstalled, ShardReport
 from ..protos.shard_pb2 import Hello, MastersRequest, RecordedRequest, RecordedResponse
+from . import message_parts
 from .blocks import BlockStore
 from .consistency import policy_for
 from .frame_bounds import FrameBounds
@@ -51,6 +52,7 @@ class Shard:
         pushed = parse_parameter_encoders(settings.push_codec, settings.push_overrides).all
         for codec in {*(encoder.codec for encoder in pushed), *map(parse_codec, ("fp32", settings.pull_codec))}:
             warm_up(codec)
+        message_parts.warm_up()
 
     def figures(self) -> BlockFigures:
         """For Prometheus. The engine's lock is held."""
