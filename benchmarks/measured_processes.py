@@ -1,7 +1,6 @@
 """Processes that a benchmark measures: they come to it, do what they are told, and are missed when they die."""
 
 import queue
-import signal
 import subprocess
 import tempfile
 import threading
@@ -12,6 +11,7 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener, wait
 from typing import IO
 
+from ..deploy.processes import how_it_ended
 from ..protos.errors import PushpullError
 
 _POLL_SECONDS = 0.1
@@ -106,7 +106,9 @@ class Processes:
         """Raises PushpullError if one has ended."""
         for name, process in self._running.items():
             if process.poll() is not None:
-                raise PushpullError(f"{name}, which is measured, {_how(process.returncode)}; it said:\n{self.words}")
+                raise PushpullError(
+                    f"{name}, which is measured, {how_it_ended(process.returncode)}; it said:\n{self.words}"
+                )
 
     @contextmanager
     def missed(self) -> Iterator[None]:
@@ -186,7 +188,3 @@ def _arrivals(
         for connection in came:
             connection.recv()
     return came
-
-
-def _how(status: int) -> str:
-    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

@@ -32,6 +32,14 @@ _WHY_KILLED: dict[int, str] = {
 _POLL_SECONDS = 0.02
 
 
+def how_it_ended(status: int) -> str:
+    """A process with this exit status (minus the signal that killed it), for people."""
+    if status < 0:
+        name = signal.Signals(-status).name if -status in list(signal.Signals) else f"signal {-status}"
+        return f"was killed by {name}{_WHY_KILLED.get(-status, '')}"
+    return f"ended with status {status}"
+
+
 class Child:
     """One server or worker process."""
 
@@ -53,12 +61,7 @@ class Child:
     def how_it_ended(self) -> str:
         """For example `was killed by SIGKILL` or `ended with status 1`."""
         status = self.exit_status
-        if status is None:
-            return "is still running"
-        if status < 0:
-            name = signal.Signals(-status).name if -status in list(signal.Signals) else f"signal {-status}"
-            return f"was killed by {name}{_WHY_KILLED.get(-status, '')}"
-        return f"ended with status {status}"
+        return "is still running" if status is None else how_it_ended(status)
 
     def terminate(self) -> None:
         """Asks the process, not its descendants, to end."""

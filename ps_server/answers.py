@@ -14,6 +14,7 @@ from .blocks import Bundle
 from .effects import AnswerPull, PullTicket, Tell
 from .keys import StreamKey
 from .metrics import ServerMetrics
+from .session import Session
 from .shard import Shard
 from .statistics import ShardStatistics
 from .step_observer import StepObserver
@@ -33,11 +34,10 @@ class Answers:
         self._metrics: ServerMetrics = statistics.metrics
         self._lock = lock
         self._observer = observer
-        self._asked_at: dict[StreamKey, float] = {}
 
-    def asked(self, key: StreamKey) -> None:
+    def asked(self, session: Session) -> None:
         """A rank has committed or pulled."""
-        self._asked_at[key] = time.monotonic()
+        session.asked_at = time.monotonic()
 
     def tell(self, effect: Tell) -> None:
         """Sends an outcome to every rank that is to know it."""
@@ -49,7 +49,8 @@ class Answers:
                 code = ErrorCode.Name(outcome.code)
                 worker = effect.keys[0].worker_id if effect.keys else None
                 log.warning("step refused", worker=worker, step=outcome.step, reason=code, message=outcome.message)
-            asked = [self._asked_at[key] for key in effect.keys if key in self._asked_at]
+            sessions = [session for key in effect.keys if (session := self._streams.of(key)) is not None]
+            asked = [session.asked_at for session in sessions if session.asked_at is not None]
             if asked:
                 self._metrics.push_seconds.observe(time.monotonic() - min(asked))
         message = ShardMessage(outcome=outcome).SerializeToString()
@@ -59,8 +60,7 @@ class Answers:
     def answer(self, shard: Shard, effect: AnswerPull) -> None:
         """Sends what a pull lacks, and its end."""
         ticket = effect.ticket
-        waited = time.monotonic() - self._asked_at.pop(ticket.key, time.monotonic())
-        self._statistics.answered(effect.clock_lag, ticket.waited, waited)
+        self._statistics.answered(effect.clock_lag, ticket.waited, self._seconds_since_asked(ticket.key))
         self.send_bundles(shard, ticket, shard.store.bundles)
         done = ShardMessage(pull_done=effect.done).SerializeToString()
 
@@ -92,3 +92,11 @@ class Answers:
             return message
 
         return make
+
+    def _seconds_since_asked(self, key: StreamKey) -> float:
+        """And it is answered; 0 if the question came over a stream that is no more."""
+        session = self._streams.of(key)
+        if session is None or session.asked_at is None:
+            return 0.0
+        asked_at, session.asked_at = session.asked_at, None
+        return time.monotonic() - asked_at

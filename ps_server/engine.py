@@ -353,7 +353,7 @@ class Engine:
                 return
             shard = self._serving()
             self.heard.note(session.key)
-            self._answers.asked(session.key)
+            self._answers.asked(session)
             self._carry_out(shard, question(shard))
             self._count_refusals(shard)
 

@@ -34,6 +34,8 @@ class Session:
         self.cut: Callable[[], None] = lambda: None
         """Ends the call under a sender that waits for room. From any thread, under any lock."""
         self.limits = limits
+        self.asked_at: float | None = None
+        """When its rank asked what is not answered yet, in monotonic seconds. The engine's lock guards it."""
         self.overrun = False
         """It was cut off."""
         self._queue: queue.SimpleQueue[Sendable | None] = queue.SimpleQueue()

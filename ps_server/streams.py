@@ -43,6 +43,10 @@ class Streams:
         """Whether its rank has opened no other stream since."""
         return self._sessions.get(session.key) is session
 
+    def of(self, key: StreamKey) -> Session | None:
+        """The stream of a rank, if it has one."""
+        return self._sessions.get(key)
+
     def send(self, key: StreamKey, message: Sendable) -> None:
         """Sends to a rank, if it has a stream."""
         session = self._sessions.get(key)

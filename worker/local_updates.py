@@ -18,7 +18,7 @@ from .loss_scaling import loss_scaling_of
 from .pulled_values import PulledValues
 from .recorded_steps import OptimizerParts, RecordedSteps, StepWeights
 from .recorder import StepKind
-from .saved_state import STATE_KEY, load_memory, saved_state
+from .saved_state import STATE_KEY, NeverCopied, load_memory, saved_state
 from .step_messages import StepRequest
 from .user_numbers import count_of, finite_number_of, number_of, positive_number_of
 
@@ -78,7 +78,7 @@ class Window:
     """Others wait for this worker since the first of them."""
 
 
-class LocalUpdates(torch.optim.Optimizer):
+class LocalUpdates(NeverCopied, torch.optim.Optimizer):
     """Steps a local optimizer, and in every `every`-th `step()` pushes (value last pulled - local value) and pulls.
 
     It shares `param_groups` and `state` with the local optimizer, so schedulers and `GradScaler` work on either of them;

@@ -13,11 +13,11 @@ from .learning_rate import LearningRateFactor
 from .loss_scaling import loss_scaling_of, reciprocal
 from .optimizer_values import scaled_rates
 from .recorded_steps import OptimizerParts, RecordedSteps, StepWeights
-from .saved_state import STATE_KEY, load_memory, saved_state, warn_of_local_state
+from .saved_state import STATE_KEY, NeverCopied, load_memory, saved_state, warn_of_local_state
 from .step_messages import StepRequest
 
 
-class RemoteOptimizer(torch.optim.Optimizer):
+class RemoteOptimizer(NeverCopied, torch.optim.Optimizer):
     """A torch optimizer whose `step()` pushes gradients, lets the servers apply them and pulls the new values.
 
     `param_groups` are real: what is in them when `step()` is called, e.g. set by a scheduler, is what the servers use.

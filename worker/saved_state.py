@@ -4,12 +4,22 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from ..protos.errors import PushpullError
+from ..protos.errors import PushpullError, SettingError
 from .replica import Replica
 
 logger = logging.getLogger(__name__)
 
 STATE_KEY = "pushpull"
+
+
+class NeverCopied:
+    """Of an optimizer whose other half is on the servers: torch would copy, or pickle, what is here, and nothing works then."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise SettingError(
+            "an optimizer of worker.optimizer() cannot be copied or pickled: it is this process's connection to the servers, "
+            "which hold its state. Save optimizer.state_dict(); in another process make one of its own by connect()"
+        )
 
 
 def saved_state(replica: Replica) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Training through the optimizer equals training with torch's own, against fake servers."""
 
+import copy
 import logging
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -56,6 +58,13 @@ class TestTraining:
         optimizer.step()
         (commit,) = servers.shards[0].commits
         assert [group.numbers["lr"] for group in commit.groups] == [0.1, 0.2]
+
+    @pytest.mark.parametrize("copies", [copy.copy, copy.deepcopy, pickle.dumps])
+    def test_is_not_copied(self, worker: Worker, copies: Callable[[object], object]) -> None:
+        """A copy would lack the servers, and fail at its first step by an attribute that nobody knows."""
+        optimizer = worker.optimizer(small_model(), torch.optim.SGD, lr=0.5)
+        with pytest.raises(SettingError, match=r"Save optimizer\.state_dict"):
+            copies(optimizer)
 
     def test_accepts_a_closure(self, worker: Worker) -> None:
         model = small_model()
