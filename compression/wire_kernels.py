@@ -18,15 +18,16 @@ Numbers = NDArray[np.int64]
 
 
 @kernel
-def count_parts(data: Bytes, fields: Numbers, harmless_bytes: Numbers, numbers_of_a_part: int, most: int) -> np.int64:
+def count_parts(data: Bytes, fields: Numbers, numbers_of_a_part: int, most: int) -> np.int64:
     """How many parts a message of shape 0 becomes; at least `most` + 1 if it is more, and `MALFORMED` if it is none.
 
     `fields` is int64 [shapes, numbers]: what the field of this number is in a message of this shape: `NOTHING` that counts, a
-    `PART` without parts of its own, a `LIST` of numbers, or a message of the shape that stands there. Messages of a shape
-    are looked into if they have more than its `harmless_bytes`, int64 [shapes].
+    `PART` without parts of its own, a `LIST` of numbers, of which `numbers_of_a_part` make one, or a message of the shape that
+    stands there. Numbers may come in as many pieces as there are, also one by one.
     """
     ends, shapes = np.empty(DEEPEST, np.int64), np.empty(DEEPEST, np.int64)
-    depth, position, num_parts = 0, np.int64(0), np.int64(0)
+    depth, position = 0, np.int64(0)
+    num_parts, num_numbers = np.int64(0), np.int64(0)
     ends[0], shapes[0] = data.size, 0
     while depth >= 0:
         if position >= ends[depth]:
@@ -38,10 +39,13 @@ def count_parts(data: Bytes, fields: Numbers, harmless_bytes: Numbers, numbers_o
         if position < 0:
             return np.int64(MALFORMED)
         wire_type, number = tag & 7, tag >> 3
+        kind = fields[shapes[depth], number] if number < fields.shape[1] else NOTHING
         if wire_type == _VARINT:
             _, position = _varint(data, position)
             if position < 0:
                 return np.int64(MALFORMED)
+            if kind == LIST:
+                num_numbers += 1
         elif wire_type == _FIXED64:
             position += 8
         elif wire_type == _FIXED32:
@@ -50,14 +54,12 @@ def count_parts(data: Bytes, fields: Numbers, harmless_bytes: Numbers, numbers_o
             length, position = _varint(data, position)
             if position < 0 or length > ends[depth] - position:
                 return np.int64(MALFORMED)
-            kind = fields[shapes[depth], number] if number < fields.shape[1] else NOTHING
             if kind == LIST:
-                num_parts += length // numbers_of_a_part
+                for place in range(position, position + length):
+                    num_numbers += data[place] < 0x80  # the last byte of each
             elif kind != NOTHING:
                 num_parts += 1
-            if num_parts > most:
-                return num_parts
-            if kind >= 0 and length > harmless_bytes[kind]:
+            if kind >= 0 and length > 0:
                 depth += 1
                 if depth == DEEPEST:
                     return np.int64(MALFORMED)
@@ -66,7 +68,9 @@ def count_parts(data: Bytes, fields: Numbers, harmless_bytes: Numbers, numbers_o
                 position += length
         else:
             return np.int64(MALFORMED)  # a group: nothing of ours has one
-    return num_parts
+        if num_parts + num_numbers // numbers_of_a_part > most:
+            break
+    return np.int64(num_parts + num_numbers // numbers_of_a_part)
 
 
 @kernel

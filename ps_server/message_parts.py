@@ -5,7 +5,6 @@ it is parsed; a number of one byte in a list takes eight. So a message of 16 MiB
 strangers asks here first. The format: https://protobuf.dev/programming-guides/encoding
 """
 
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -36,8 +35,7 @@ def has_more_parts_than(most: int, data: bytes, kind: Descriptor) -> bool:
     """
     if len(data) <= most * LEAST_PART_BYTES:
         return False
-    table = _table(kind)
-    found = count_parts(np.frombuffer(data, np.uint8), table.fields, table.harmless_bytes, NUMBERS_OF_A_PART, most)
+    found = count_parts(np.frombuffer(data, np.uint8), _fields(kind), NUMBERS_OF_A_PART, most)
     if found == MALFORMED:
         raise ValueError("its fields do not fit into one another")
     return bool(found > most)
@@ -45,21 +43,13 @@ def has_more_parts_than(most: int, data: bytes, kind: Descriptor) -> bool:
 
 def warm_up() -> None:
     """Compiles the kernel, or loads it from the disk cache."""
-    none = np.zeros(1, np.int64)
     with one_at_a_time():
-        count_parts(np.frombuffer(b"", np.uint8), none.reshape(1, 1), none, NUMBERS_OF_A_PART, 0)
-
-
-@dataclass(frozen=True)
-class _Table:
-    """See `count_parts`."""
-
-    fields: Numbers
-    harmless_bytes: Numbers
+        count_parts(np.frombuffer(b"", np.uint8), np.zeros((1, 1), np.int64), NUMBERS_OF_A_PART, 0)
 
 
 @cache
-def _table(kind: Descriptor) -> _Table:
+def _fields(kind: Descriptor) -> Numbers:
+    """See `count_parts`."""
     kinds = [kind]
     for each in kinds:
         inner = [field.message_type for field in each.fields if field.message_type is not None]
@@ -71,18 +61,10 @@ def _table(kind: Descriptor) -> _Table:
             fields[row, field.number] = (
                 _what_is(field) if field.message_type is None else kinds.index(field.message_type)
             )
-    return _Table(fields, np.array([_harmless_bytes(row, fields) for row in range(len(kinds))], np.int64))
+    return fields
 
 
 def _what_is(field: FieldDescriptor) -> int:
     if not field.is_repeated or field.type in _FIXED_OR_SINGLE:
         return NOTHING
     return PART if field.type in _BYTES else LIST
-
-
-def _harmless_bytes(row: int, fields: Numbers) -> int:
-    """Up to which a message needs no look inside: with lists alone it is what their numbers would be as a few parts."""
-    found = set(fields[row].tolist()) - {NOTHING}
-    if found - {LIST}:
-        return 0
-    return 8 * NUMBERS_OF_A_PART if found else 1 << 62

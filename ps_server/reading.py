@@ -8,9 +8,9 @@ from ..protos.errors import BadRequestError
 from .message_parts import has_more_parts_than
 from .plan_check import MOST_BLOCKS
 
-MOST_PARTS = 2 * MOST_BLOCKS
-"""Of one message: see `message_parts`. Ten MiB of memory; the largest that is honest is a plan of that many blocks and
-parameters."""
+MOST_PARTS = 3 * MOST_BLOCKS
+"""Of one message: see `message_parts`. They take up to 20 MiB; the most that is honest is a plan of so many blocks, as many
+parameters, and their numbers."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Reader:
         try:
             if self._has_too_many_parts(data):
                 raise BadRequestError(
-                    f"a message of more than {MOST_PARTS} parts is too large; a model of so many blocks and parameters needs a "
-                    "larger block_elements, or none"
+                    f"a message of more than {MOST_PARTS} parts is too large (if it is the plan of a model: a larger "
+                    "block_elements makes fewer blocks)"
                 )
             return data if self.parse is None else self.parse(data)
         except BadRequestError:

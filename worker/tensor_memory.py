@@ -242,6 +242,7 @@ class _FlatView:
             and tensor.data_ptr() == self.address
             and tensor.numel() == self.values.size
             and tensor.is_contiguous()
+            and not tensor.is_neg()
         )
 
 

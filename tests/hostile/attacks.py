@@ -71,15 +71,15 @@ def idle_connections(target: Target) -> int:
 
 
 def silent_streams(target: Target) -> int:
-    """1,000 at once, of every kind of call, opened again as they are ended."""
+    """1,000 at once, of every kind of call, as many on a connection as servers take, opened again as they are ended."""
     methods = ("Shard/Exchange", "Registrar/Link", "Registrar/Heartbeat", "Registrar/Join", "Registrar/Status")
     paths = [*(f"/pushpull.v1.{method}" for method in methods), "/grpc.health.v1.Health/Check"]
     num_calls = 0
     while target.goes_on(num_calls):
         held = []
-        for _ in range(20):
+        for _ in range(63):
             held.append(connection := target.connect(target.server))
-            calls = [_headers(1 + 2 * number, random.choice(paths)) for number in range(50)]
+            calls = [_headers(1 + 2 * number, random.choice(paths)) for number in range(16)]
             connection.sendall(PREFACE + SETTINGS + b"".join(calls))
             num_calls += len(calls)
         until = time.monotonic() + 2.0

@@ -41,6 +41,15 @@ def test_what_generated_code_writes_is_split(head: Frames, payload: bytes) -> No
     assert WorkerMessage.FromString(rest) == WorkerMessage(frames=head)
 
 
+def test_a_payload_behind_lists_that_are_not_packed_is_found() -> None:
+    """As other generators may write them: two fields for each block."""
+    lists = b"".join(bytes([3 << 3, block, 4 << 3, 8]) for block in range(100))
+    payload = bytes(800)
+    data = join_payload(WorkerMessage.FRAMES_FIELD_NUMBER, lists, Frames.PAYLOAD_FIELD_NUMBER, memoryview(payload))
+    assert len(WorkerMessage.FromString(data).frames.blocks) == 100
+    assert split_payload(data, FIELDS)[1] == payload
+
+
 def test_messages_without_payload_come_back_as_they_are() -> None:
     for message in (WorkerMessage(), WorkerMessage(hello=Hello(job_id="j")), WorkerMessage(frames=Frames(step=3))):
         data = message.SerializeToString()

@@ -4,7 +4,6 @@ import queue
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-import grpc
 import numpy as np
 
 from pushpull.compression.frame import parse_frame
@@ -35,6 +34,7 @@ from pushpull.protos.shard_pb2 import (
     WorkerMessage,
 )
 from pushpull.protos.shard_pb2_grpc import ShardStub
+from pushpull.protos.transport import dial
 from pushpull.ps_server.config import JobSettings, ServerConfig
 from pushpull.ps_server.server import Server
 
@@ -85,7 +85,7 @@ class RawStream:
     """One Exchange stream."""
 
     def __init__(self, address: str, hello: Hello | None) -> None:
-        self._channel = grpc.insecure_channel(address)
+        self._channel = dial(address)
         self._outgoing: queue.SimpleQueue[WorkerMessage | None] = queue.SimpleQueue()
         self._answers = ShardStub(self._channel).Exchange(iter(self._outgoing.get, None), timeout=30)
         if hello is not None:
@@ -136,7 +136,7 @@ class RawWorker:
         num_ranks: int = 1,
         first: "RawWorker | None" = None,
     ) -> None:
-        self._channel = grpc.insecure_channel(registrar)
+        self._channel = dial(registrar)
         self.registrar = RegistrarStub(self._channel)
         self.sizes = sizes
         self.rank, self.num_ranks = 0, num_ranks

@@ -1,14 +1,18 @@
 """What a message becomes in memory is told from its bytes."""
 
 import pytest
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pushpull.protos.common_pb2 import Block, OptimizerSpecification, Parameter, ParameterGroup, Plan
+from pushpull.protos.payloads import PADDING_FIELD, join_payload
 from pushpull.protos.registrar_pb2 import EnrolRequest
 from pushpull.protos.shard_pb2 import Frames, Pull, WorkerMessage
+from pushpull.ps_server.calls import MOST_PLAN_BYTES
 from pushpull.ps_server.message_parts import NUMBERS_OF_A_PART, has_more_parts_than, warm_up
+from pushpull.ps_server.plan_check import MOST_BLOCKS
+from pushpull.ps_server.reading import Reader
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,25 +39,18 @@ enrolments = st.builds(
 
 
 def num_parts(request: EnrolRequest) -> int:
-    """Counted in the message itself; numbers of blocks are many only behind 64 bytes, as they are looked for."""
+    """Counted in the message itself."""
     plan, groups = request.plan, request.optimizer.groups
+    num_numbers = sum(len(block.offsets) + len(block.sizes) for block in plan.blocks)
     return (
         request.HasField("plan")
         + request.HasField("optimizer")
         + len(plan.parameters)
         + sum(len(parameter.aliases) for parameter in plan.parameters)
         + len(plan.blocks)
-        + sum(_numbers(block) for block in plan.blocks)
         + len(groups)
         + sum(len(group.numbers) for group in groups)
-    )
-
-
-def _numbers(block: Block) -> int:
-    if block.ByteSize() <= 8 * NUMBERS_OF_A_PART:
-        return 0
-    return sum(
-        sum(1 + (number > 127) for number in numbers) // NUMBERS_OF_A_PART for numbers in (block.offsets, block.sizes)
+        + num_numbers // NUMBERS_OF_A_PART
     )
 
 
@@ -65,17 +62,42 @@ def test_parts_are_those_of_the_message(request: EnrolRequest, most: int) -> Non
     assert more == (num_parts(request) > most and len(data) > 2 * most)
 
 
+VERSIONS = Pull.BASE_VERSIONS_FIELD_NUMBER
+
+
+def pull_of(fields: bytes) -> bytes:
+    """A pull with these bytes in it."""
+    return join_payload(WorkerMessage.PULL_FIELD_NUMBER, fields, PADDING_FIELD, memoryview(b""))
+
+
 @pytest.mark.parametrize(
-    ("message", "more"),
+    "message",
     [
-        (WorkerMessage(pull=Pull(request=1, base_versions=[1] * 1_000)), True),
-        (WorkerMessage(pull=Pull(request=1, base_versions=[1] * 500)), False),
-        (WorkerMessage(frames=Frames(payload=bytes(1_000_000))), False),
+        WorkerMessage(pull=Pull(base_versions=[1] * 1_000)).SerializeToString(),
+        WorkerMessage(pull=Pull(base_versions=[2**63] * 1_000)).SerializeToString(),
+        pull_of(bytes([VERSIONS << 3 | 2, 7, *[1] * 7]) * 143),
+        pull_of(bytes([VERSIONS << 3, 1]) * 1_000),
     ],
-    ids=["many numbers", "fewer", "one payload"],
+    ids=["packed", "long ones", "in pieces", "one by one"],
 )
-def test_numbers_count_eight_as_one_and_bytes_nothing(message: Message, more: bool) -> None:
-    assert has_more_parts_than(100, message.SerializeToString(), message.DESCRIPTOR) is more
+def test_a_thousand_numbers_are_so_many_parts_however_they_come(message: bytes) -> None:
+    assert len(WorkerMessage.FromString(message).pull.base_versions) in (1_000, 1_001)
+    assert has_more_parts_than(124, message, WorkerMessage.DESCRIPTOR)
+    assert not has_more_parts_than(127, message, WorkerMessage.DESCRIPTOR)
+
+
+def test_bytes_are_no_parts() -> None:
+    message = WorkerMessage(frames=Frames(payload=bytes(1_000_000)))
+    assert not has_more_parts_than(1, message.SerializeToString(), WorkerMessage.DESCRIPTOR)
+
+
+def test_the_largest_plan_is_no_more_than_servers_read() -> None:
+    """Of matrices, each cut along one dimension."""
+    plan = Plan(num_shards=2, block_elements=1)
+    plan.parameters.extend(Parameter(name=f"{number}", shape=[2, 2]) for number in range(MOST_BLOCKS))
+    plan.blocks.extend(Block(offsets=[1, 1], sizes=[2, 2], parameter=number) for number in range(MOST_BLOCKS))
+    request = EnrolRequest(worker_id=1, plan=plan, optimizer=OptimizerSpecification(groups=[ParameterGroup()]))
+    assert Reader(EnrolRequest.FromString, MOST_PLAN_BYTES).read(request.SerializeToString()) == request
 
 
 @given(data=st.binary(max_size=60))
