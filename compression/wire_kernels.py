@@ -19,7 +19,8 @@ Numbers = NDArray[np.int64]
 
 @kernel
 def count_parts(data: Bytes, fields: Numbers, numbers_of_a_part: int, most: int) -> np.int64:
-    """How many parts a message of shape 0 becomes; at least `most` + 1 if it is more, and `MALFORMED` if it is none.
+    """How many parts a message of shape 0 becomes, or how many its numbers would make if those are more; at least `most` + 1
+    if it is more than `most`, and `MALFORMED` if it is none.
 
     `fields` is int64 [shapes, numbers]: what the field of this number is in a message of this shape: `NOTHING` that counts, a
     `PART` without parts of its own, a `LIST` of numbers, of which `numbers_of_a_part` make one, or a message of the shape that
@@ -68,9 +69,9 @@ def count_parts(data: Bytes, fields: Numbers, numbers_of_a_part: int, most: int)
                 position += length
         else:
             return np.int64(MALFORMED)  # a group: nothing of ours has one
-        if num_parts + num_numbers // numbers_of_a_part > most:
+        if max(num_parts, num_numbers // numbers_of_a_part) > most:
             break
-    return np.int64(num_parts + num_numbers // numbers_of_a_part)
+    return np.int64(max(num_parts, num_numbers // numbers_of_a_part))
 
 
 @kernel

@@ -27,8 +27,8 @@ _BYTES = frozenset({FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES})
 
 
 def has_more_parts_than(most: int, data: bytes, kind: Descriptor) -> bool:
-    """Whether `data`, a message of this kind, becomes more than so many parts: messages, entries of maps, texts of lists,
-    and eight numbers of a list each. Looks only at what is large enough for that, and holds nobody up meanwhile.
+    """Whether `data`, a message of this kind, becomes more than so many parts (messages, entries of maps, texts of lists), or
+    more than eight times as many numbers of lists. Looks only at what is large enough for that, and holds nobody up meanwhile.
 
     Raises:
         ValueError: the bytes are no message; or they hold a group, which nothing of ours does.

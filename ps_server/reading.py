@@ -8,9 +8,9 @@ from ..protos.errors import BadRequestError
 from .message_parts import has_more_parts_than
 from .plan_check import MOST_BLOCKS
 
-MOST_PARTS = 3 * MOST_BLOCKS
-"""Of one message: see `message_parts`. They take up to 20 MiB; the most that is honest is a plan of so many blocks, as many
-parameters, and their numbers."""
+MOST_PARTS = 2 * MOST_BLOCKS + (1 << 13)
+"""Of one message: see `message_parts`. They take up to 30 MiB; the most that is honest is a plan of so many blocks and
+parameters, with its optimizer."""
 
 
 @dataclass(frozen=True)

@@ -42,15 +42,15 @@ def num_parts(request: EnrolRequest) -> int:
     """Counted in the message itself."""
     plan, groups = request.plan, request.optimizer.groups
     num_numbers = sum(len(block.offsets) + len(block.sizes) for block in plan.blocks)
-    return (
+    return max(
+        num_numbers // NUMBERS_OF_A_PART,
         request.HasField("plan")
         + request.HasField("optimizer")
         + len(plan.parameters)
         + sum(len(parameter.aliases) for parameter in plan.parameters)
         + len(plan.blocks)
         + len(groups)
-        + sum(len(group.numbers) for group in groups)
-        + num_numbers // NUMBERS_OF_A_PART
+        + sum(len(group.numbers) for group in groups),
     )
 
 
