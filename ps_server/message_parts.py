@@ -17,7 +17,7 @@ LEAST_PART_BYTES = 2
 """Tag and length."""
 NUMBERS_OF_A_PART = 8
 """Numbers of a list that take as much memory as a small message."""
-_FIXED_OR_SINGLE = frozenset(
+_FIXED_SIZE = frozenset(
     {
         *(FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_FIXED64),
         *(FieldDescriptor.TYPE_FIXED32, FieldDescriptor.TYPE_SFIXED64, FieldDescriptor.TYPE_SFIXED32),
@@ -65,6 +65,6 @@ def _fields(kind: Descriptor) -> Numbers:
 
 
 def _what_is(field: FieldDescriptor) -> int:
-    if not field.is_repeated or field.type in _FIXED_OR_SINGLE:
+    if not field.is_repeated or field.type in _FIXED_SIZE:
         return NOTHING
     return PART if field.type in _BYTES else LIST

@@ -62,7 +62,7 @@ class TensorMemory:
     def write(self, block: PlanBlock, frame: Frame) -> None:
         """Replaces a block's values by a frame's."""
         self._changed.add(block.id)
-        part = self._part(block)
+        part = self._place_of(block)
         if part is not None:
             frame.decode_into(part)
             self._note(block, part)
@@ -74,7 +74,7 @@ class TensorMemory:
     def copy(self, block: PlanBlock, values: Floats) -> None:
         """Replaces a block's values by others, float32 [n]."""
         self._changed.add(block.id)
-        part = self._part(block)
+        part = self._place_of(block)
         if part is not None:
             part[:] = values
             self._note(block, part)
@@ -153,7 +153,7 @@ class TensorMemory:
             known = self._flat[entry] = _FlatView.of(local)
         return None if known is None else known.values
 
-    def _part(self, block: PlanBlock) -> Floats | None:
+    def _place_of(self, block: PlanBlock) -> Floats | None:
         """The block's place in memory, if it is one piece."""
         flat = self._flat[block.entry]
         return None if flat is None or block.span is None else flat.values[slice(*block.span)]

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from pushpull.protos.common_pb2 import Plan
 from pushpull.protos.errors import BadRequestError, BusyError, error_of_call
-from pushpull.protos.payloads import join_payload
+from pushpull.protos.payloads import PADDING_FIELD, join_payload
 from pushpull.protos.registrar_pb2 import (
     EnrolRequest,
     HeartbeatRequest,
@@ -268,7 +268,7 @@ def test_a_message_is_measured_before_it_is_parsed() -> None:
 
 def of_empty(num_bytes: int, field: int, inner_field: int) -> bytes:
     """A message of one message, which is a list of empty ones: forty to eighty bytes in memory for each two here."""
-    return join_payload(field, bytes([inner_field << 3 | 2, 0]) * (num_bytes // 2), 15, memoryview(b""))
+    return join_payload(field, bytes([inner_field << 3 | 2, 0]) * (num_bytes // 2), PADDING_FIELD, memoryview(b""))
 
 
 ENROL = {"field": EnrolRequest.PLAN_FIELD_NUMBER, "inner_field": Plan.BLOCKS_FIELD_NUMBER}
